@@ -1,0 +1,22 @@
+//! The words of the relay as types that cannot hold a wrong value.
+//!
+//! Nothing here knows of HTTP, SQL or Redis; time comes in as an argument.
+
+mod clock;
+mod envelope;
+mod ids;
+mod keys;
+
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use envelope::{
+    Addressed, Bodies, Caller, Conversation, Delivery, DeviceName, Envelope, EnvelopeType, Item,
+    METADATA_LIFE, Message, MessageType, Receipt, Send, Status,
+};
+pub use ids::{
+    ConversationId, DeviceId, DeviceNo, DeviceNumber, InvalidId, KeyId, MessageId, Position, RegistrationId,
+    Sequence, SessionId, UserId,
+};
+pub use keys::{
+    Bundle, Device, IdentityKey, KeyKind, KeyStats, LastingKeys, LinkedBy, OneTimePreKey, Signature,
+    SignedPreKey,
+};

@@ -1,0 +1,118 @@
+//! Hot state: what makes delivery fast and may be lost at any moment.
+//!
+//! Routing is subscription: a node subscribes to one channel per connected device, and an event is for whoever listens.
+//! Two engines, Redis and in-process, pass the conformance suite in `tests/relay/hot.rs`. Nothing here is ever believed
+//! about what exists; a failed act is counted and forgotten, because the store and the reconciler make up for it.
+
+pub mod local;
+pub mod redis;
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::domain::{
+    ConversationId, Delivery, DeviceNo, Item, MessageId, Position, Status, Timestamp, UserId,
+};
+
+/// Hot state could not be reached, or answered nonsense.
+#[derive(Debug, thiserror::Error)]
+#[error("hot state is unavailable")]
+pub struct HotError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Something for a connected device. Only `Item` and `Wake` stand for durable things, which the store still has when
+/// the event is lost; the rest is live only.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A committed mailbox item.
+    Item(Position, Arc<Item>),
+    /// The mailbox has items up to at least here; read the store.
+    Wake(Position),
+    /// A message that was never stored (`online_only`).
+    Fleeting(Arc<Item>),
+    /// What a recipient said of a message that this device's user sent.
+    Receipt(ReceiptEvent),
+    /// The device's keys run low.
+    KeysLow(KeysLow),
+    /// The device opened another socket, with this session; every other session of it ends.
+    Replaced(Uuid),
+    /// The device was deactivated; its sessions end.
+    Deactivated,
+}
+
+/// See [`Event::Receipt`].
+#[derive(Debug, Clone, Copy)]
+pub struct ReceiptEvent {
+    /// The message.
+    pub message_id: MessageId,
+    /// Its conversation.
+    pub conversation_id: ConversationId,
+    /// Who said so.
+    pub by: UserId,
+    /// `Delivered` or `Read`.
+    pub status: Status,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// See [`Event::KeysLow`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeysLow {
+    /// One-time pre-keys left.
+    pub onetime_prekeys: u32,
+    /// One-time KEM pre-keys left.
+    pub kem_prekeys: u32,
+    /// Whether the last-resort KEM pre-key was handed out.
+    pub last_resort_used: bool,
+}
+
+/// Where an engine brings events for devices connected to this process. Called from the engine's own tasks: must be
+/// quick and must not block.
+pub trait Doorbell: Send + Sync {
+    /// Hands an event to the device's session in this process. False when there is none.
+    fn ring(&self, device: DeviceNo, event: Event) -> bool;
+
+    /// Subscriptions were lost and are back: every session must read the store before it pushes again.
+    fn resubscribed(&self);
+}
+
+/// Hot state. See the module's text.
+#[async_trait]
+pub trait Hot: Send + Sync {
+    /// Begins to listen for a device; when this returns, no later event is missed while the engine is reachable. May be
+    /// called again for a device that is listened for.
+    async fn subscribe(&self, device: DeviceNo) -> Result<(), HotError>;
+
+    /// Stops listening for a device.
+    async fn unsubscribe(&self, device: DeviceNo) -> Result<(), HotError>;
+
+    /// Brings committed items to devices that are not connected to this process: as events where some node listens
+    /// (as a wake without the body when the item weighs more than 64 KiB), else into the offline queue, a cache of
+    /// bodies for the next drain. Items of one device keep their order.
+    async fn deliver(&self, deliveries: &[Delivery]) -> Result<(), HotError>;
+
+    /// Sends an event to whoever listens for the device, on any node but without this process's own sessions when the
+    /// engine spans nodes: callers ring their own doorbell first.
+    async fn notify(&self, device: DeviceNo, event: Event) -> Result<(), HotError>;
+
+    /// The items of the device's offline queue that are still there, by position. Never an item of another device or
+    /// another position; any of them may be missing.
+    async fn cached(
+        &self,
+        device: DeviceNo,
+        positions: &[Position],
+    ) -> Result<HashMap<Position, Arc<Item>>, HotError>;
+
+    /// Drops items of the device's offline queue, because they were acked.
+    async fn forget(&self, device: DeviceNo, positions: &[Position]) -> Result<(), HotError>;
+
+    /// Drops everything kept for a device.
+    async fn forget_device(&self, device: DeviceNo) -> Result<(), HotError>;
+
+    /// Asks the engine whether it is reachable.
+    async fn check(&self) -> Result<(), HotError>;
+
+    /// Ends the engine's tasks and connections.
+    async fn close(&self);
+}

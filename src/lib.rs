@@ -1,0 +1,4 @@
+//! Restante.
+pub mod domain;
+pub mod hot;
+pub mod store;

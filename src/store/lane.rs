@@ -1,0 +1,148 @@
+//! Combining: while one batch is being committed the next one gathers, without a waiting window.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::StoreError;
+
+/// Why a batch was not committed, for certain or perhaps.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// Something another node did at the same time, or a lost connection. The same batch may be committed again: every
+    /// item has an id, so what was committed after all is recognised.
+    #[error("the batch may be run again")]
+    Transient(#[source] sqlx::Error),
+    /// The engine refused the batch as it is. One bad item must not fail the others.
+    #[error("the batch was refused")]
+    Refused(#[source] sqlx::Error),
+}
+
+/// What commits a batch of one lane. One batch of a lane runs at a time.
+pub(super) trait Commit<I, O>: Send + Sync + 'static {
+    /// Commits the items in one transaction and answers each of them, in order.
+    fn commit<'a>(&'a self, batch: &'a [I]) -> BoxFuture<'a, Result<Vec<O>, Fault>>;
+}
+
+/// How much a lane holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Items that may wait.
+    pub items: usize,
+    /// Bytes that may wait or be in the running batch.
+    pub bytes: usize,
+    /// Items in a batch.
+    pub batch: usize,
+}
+
+struct Waiting<I, O> {
+    item: I,
+    answer: oneshot::Sender<Result<O, StoreError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// A bounded queue of items whose batches run one after the other.
+pub(super) struct Lane<I, O> {
+    queue: mpsc::Sender<Waiting<I, O>>,
+    room: Arc<Semaphore>,
+}
+
+/// Attempts at one batch before its items are answered `Unavailable`; with the pauses between them about 5 s.
+const ATTEMPTS: u32 = 8;
+
+impl<I, O> Lane<I, O>
+where
+    I: Send + Sync + 'static,
+    O: Send + 'static,
+{
+    /// Starts the lane's loop on the current runtime. It ends when the lane is dropped and what waits is answered.
+    pub(super) fn start(bounds: Bounds, commit: impl Commit<I, O>) -> Self {
+        let (queue, waiting) = mpsc::channel(bounds.items);
+        tokio::spawn(run(waiting, bounds.batch, commit));
+        Self { queue, room: Arc::new(Semaphore::new(bounds.bytes)) }
+    }
+
+    /// Puts an item of `weight` bytes into the queue, now; the future waits for its answer and may be dropped.
+    pub(super) fn submit(&self, item: I, weight: usize) -> BoxFuture<'static, Result<O, StoreError>> {
+        let answer = self.enqueue(item, weight);
+        Box::pin(async move {
+            match answer?.await {
+                Ok(outcome) => outcome,
+                Err(closed) => Err(StoreError::Unavailable(closed.into())),
+            }
+        })
+    }
+
+    fn enqueue(
+        &self,
+        item: I,
+        weight: usize,
+    ) -> Result<oneshot::Receiver<Result<O, StoreError>>, StoreError> {
+        let weight = u32::try_from(weight).map_err(|_| StoreError::Overloaded)?;
+        let room =
+            Arc::clone(&self.room).try_acquire_many_owned(weight).map_err(|_| StoreError::Overloaded)?;
+        let (answer, answered) = oneshot::channel();
+        self.queue.try_send(Waiting { item, answer, _room: room }).map_err(|_| StoreError::Overloaded)?;
+        Ok(answered)
+    }
+}
+
+async fn run<I, O>(mut waiting: mpsc::Receiver<Waiting<I, O>>, size: usize, commit: impl Commit<I, O>)
+where
+    I: Send + Sync + 'static,
+    O: Send + 'static,
+{
+    let mut gathered = Vec::with_capacity(size);
+    while waiting.recv_many(&mut gathered, size).await > 0 {
+        let (items, answers): (Vec<_>, Vec<_>) =
+            gathered.drain(..).map(|entry| (entry.item, (entry.answer, entry._room))).unzip();
+        let outcomes = commit_all(&items, &commit).await;
+        for ((answer, _room), outcome) in answers.into_iter().zip(outcomes) {
+            // The asker may have gone; its item is committed all the same.
+            drop(answer.send(outcome));
+        }
+    }
+}
+
+async fn commit_all<I: Send + Sync, O>(
+    items: &[I],
+    commit: &impl Commit<I, O>,
+) -> Vec<Result<O, StoreError>> {
+    match persist(items, commit).await {
+        Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+        Err(Fault::Refused(_)) if items.len() > 1 => {
+            let mut outcomes = Vec::with_capacity(items.len());
+            for item in items.chunks(1) {
+                outcomes.push(match persist(item, commit).await {
+                    Ok(mut one) => one.pop().ok_or(StoreError::Overloaded),
+                    Err(fault) => Err(StoreError::Unavailable(fault.into())),
+                });
+            }
+            outcomes
+        }
+        Err(fault) => {
+            tracing::warn!(error = %root(&fault), items = items.len(), "a batch was given up");
+            items.iter().map(|_| Err(StoreError::Unavailable(fault.to_string().into()))).collect()
+        }
+    }
+}
+
+/// Commits a batch, again and again while the fault may pass.
+async fn persist<I: Send + Sync, O>(items: &[I], commit: &impl Commit<I, O>) -> Result<Vec<O>, Fault> {
+    let mut pause = std::time::Duration::from_millis(5);
+    for _ in 1..ATTEMPTS {
+        match commit.commit(items).await {
+            Err(Fault::Transient(_)) => tokio::time::sleep(pause).await,
+            decided => return decided,
+        }
+        pause = (pause * 3).min(std::time::Duration::from_secs(1));
+    }
+    commit.commit(items).await
+}
+
+fn root(fault: &Fault) -> &sqlx::Error {
+    match fault {
+        Fault::Transient(source) | Fault::Refused(source) => source,
+    }
+}

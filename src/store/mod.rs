@@ -1,0 +1,426 @@
+//! The durable store: the truth about everything the relay has promised.
+//!
+//! One method is one atomic act, named by intent. Two engines keep these promises, Postgres and SQLite, and both pass
+//! the conformance suite in `tests/relay/store.rs`. An outcome that a caller can act on is an enum value; an error
+//! means that the store could not be asked, or that it is not known whether the act took place. Every act may be
+//! repeated after an error.
+//!
+//! Acts that touch several rows lock them in one order: users, then mailboxes by `device_no`, then messages, then items.
+
+mod decide;
+mod lane;
+pub mod postgres;
+pub mod sqlite;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+
+use crate::domain::{
+    Bundle, Caller, ConversationId, Delivery, Device, DeviceId, DeviceNo, DeviceNumber, IdentityKey, Item,
+    KeyId, KeyKind, KeyStats, LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt,
+    RegistrationId, Send, Sequence, SessionId, SignedPreKey, Timestamp, UserId,
+};
+
+/// The store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The engine is away, failed, or did not answer in time. Whether the act took place is not known.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + std::marker::Send + Sync>),
+    /// Too much waits to be committed; nothing was done.
+    #[error("the store is overloaded")]
+    Overloaded,
+}
+
+/// Where an engine puts what it has committed, batch by batch in commit order, for hot delivery. The channel is
+/// bounded: when it is full the batch is dropped from hot delivery and counted, and the reconciler delivers it.
+pub type Committed = tokio::sync::mpsc::Sender<Vec<Delivery>>;
+
+/// The limits that acts enforce.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Active devices of a user.
+    pub max_devices: u32,
+    /// One-time pre-keys of one kind that a device may have stored.
+    pub max_prekeys: u32,
+    /// Items in a mailbox.
+    pub mailbox_items: u32,
+    /// Items of one sending user in a mailbox; at most `mailbox_items`.
+    pub mailbox_items_per_sender: u32,
+    /// How long a notice (`deleted`) waits for its device.
+    pub notice_life: Duration,
+}
+
+/// A device that asks to be registered. Every key in it has been checked.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// The user it belongs to.
+    pub user_id: UserId,
+    /// The device.
+    pub device_id: DeviceId,
+    /// A name for its owner's eyes.
+    pub device_name: Option<String>,
+    /// Its registration id.
+    pub registration_id: RegistrationId,
+    /// Its identity key.
+    pub identity_key: IdentityKey,
+    /// Its first signed pre-key.
+    pub signed_prekey: SignedPreKey,
+    /// Its one-time pre-keys.
+    pub onetime_prekeys: Vec<OneTimePreKey>,
+    /// Its one-time KEM pre-keys.
+    pub kem_prekeys: Vec<SignedPreKey>,
+    /// Its last-resort KEM pre-key.
+    pub last_resort_kem_prekey: Option<SignedPreKey>,
+    /// BLAKE3 of the link token, for every device of a user but the first.
+    pub link_token_hash: Option<[u8; 32]>,
+    /// The session that registration opens.
+    pub session: NewSession,
+}
+
+/// A session to be opened.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    /// Its id.
+    pub session_id: SessionId,
+    /// BLAKE3 of its refresh token; the token itself is never stored.
+    pub refresh_hash: [u8; 32],
+    /// When the refresh token ends.
+    pub expires_at: Timestamp,
+}
+
+/// What became of a registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registered {
+    /// The device is there, and so are its keys, its mailbox and its session.
+    Registered(Caller),
+    /// The device id is active already.
+    DeviceExists,
+    /// The user id is claimed, and no valid link token for this device and key came with the request.
+    LinkRequired,
+    /// The user has as many active devices as a user may have.
+    TooManyDevices,
+    /// A key was uploaded by this user before, perhaps by an earlier incarnation.
+    KeyReused(KeyKind, KeyId),
+}
+
+/// An existing device's word for a newcomer.
+#[derive(Debug, Clone)]
+pub struct LinkOffer {
+    /// The user.
+    pub user_id: UserId,
+    /// The incarnation that vouches.
+    pub by: DeviceNo,
+    /// The newcomer's device id.
+    pub device_id: DeviceId,
+    /// The newcomer's identity key.
+    pub identity_key: IdentityKey,
+    /// The statement that will be served with the newcomer.
+    pub linked_by: LinkedBy,
+    /// BLAKE3 of the link token.
+    pub token_hash: [u8; 32],
+    /// When the token ends.
+    pub expires_at: Timestamp,
+}
+
+/// A bundle that was taken, and what its owner should hear of it.
+#[derive(Debug, Clone)]
+pub struct TakenBundle {
+    /// The bundle.
+    pub bundle: Bundle,
+    /// The owner.
+    pub device_no: DeviceNo,
+    /// One-time pre-keys left afterwards.
+    pub onetime_left: u32,
+    /// One-time KEM pre-keys left afterwards.
+    pub kem_left: u32,
+    /// Whether the last-resort KEM pre-key was given.
+    pub last_resort_given: bool,
+}
+
+/// Keys to add to a device. Every key has been checked.
+#[derive(Debug, Clone, Default)]
+pub struct KeyUpload {
+    /// A new signed pre-key, which replaces the current one.
+    pub signed_prekey: Option<SignedPreKey>,
+    /// One-time pre-keys to add.
+    pub onetime_prekeys: Vec<OneTimePreKey>,
+    /// One-time KEM pre-keys to add.
+    pub kem_prekeys: Vec<SignedPreKey>,
+    /// A new last-resort KEM pre-key, which replaces the current one.
+    pub last_resort_kem_prekey: Option<SignedPreKey>,
+}
+
+/// What became of an upload of keys: all of it, or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// All keys are there.
+    Published {
+        /// How many were new.
+        accepted: u32,
+        /// How many had been uploaded before under the same id, used or not, and were skipped.
+        already_known: u32,
+        /// One-time pre-keys now stored.
+        onetime_count: u32,
+        /// One-time KEM pre-keys now stored.
+        kem_count: u32,
+    },
+    /// The id belongs to another key of this incarnation, or the key was uploaded by this user under another id or by
+    /// an earlier incarnation; or a signed or last-resort pre-key that was replaced comes back.
+    KeyReused(KeyKind, KeyId),
+    /// More of this kind would be stored than a device may have.
+    TooMany(KeyKind),
+    /// The device was deactivated.
+    Gone,
+}
+
+/// What became of a deactivation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deactivated {
+    /// The incarnation is gone, with everything that hung on it.
+    Gone(DeviceNo),
+    /// There is no such active device.
+    Unknown,
+    /// The calling device was linked less than 24 hours ago and is younger than that device.
+    NotAllowed,
+}
+
+/// How the recipient's device list differs from what the sender named.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Active devices that were not named.
+    pub missing: BTreeSet<(DeviceId, DeviceNumber)>,
+    /// Names that belong to no active device, or a device named twice.
+    pub extra: Vec<crate::domain::DeviceName>,
+    /// Devices whose registration id is another one.
+    pub stale: BTreeSet<(DeviceId, DeviceNumber)>,
+}
+
+/// What became of a send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// Committed, and every addressed device will get it or it expires.
+    Stored(Receipt),
+    /// The same send was committed before; nothing changed.
+    Repeated(Receipt),
+    /// The id belongs to another send, or to a send of another device.
+    MessageIdReused,
+    /// The recipient has no active device.
+    NoDevices,
+    /// The named conversation is not this pair's.
+    ConversationUnknown,
+    /// The named devices are not the recipient's active devices.
+    DeviceListMismatch(Mismatch),
+    /// A recipient's mailbox is full, or full of this sender.
+    MailboxFull,
+}
+
+/// Which positions of a mailbox are left after a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// The positions, ascending, at most as many as asked for; expired ones are left out.
+    pub positions: Vec<Position>,
+    /// The last position given in this mailbox, as of the same moment.
+    pub head: Position,
+}
+
+/// A page of a conversation's history.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryQuery {
+    /// Whose history.
+    pub user_id: UserId,
+    /// Which device looks: bodies are those still waiting for it.
+    pub device_no: DeviceNo,
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// Only messages before this number.
+    pub before: Option<Sequence>,
+    /// How many at most.
+    pub limit: u32,
+}
+
+/// What a recipient says of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// It was delivered.
+    Delivered,
+    /// It was read, and so delivered.
+    Read,
+}
+
+/// A mark that was set, now or earlier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    /// When it was set first.
+    pub at: Timestamp,
+    /// Whether this act set it.
+    pub newly: bool,
+    /// The message's conversation.
+    pub conversation_id: ConversationId,
+    /// The sender's active devices, who may want to hear of it.
+    pub sender_devices: Vec<DeviceNo>,
+}
+
+/// What became of a deletion for everyone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// No body is left, and each recipient device finds a notice; now, or since an earlier call.
+    Deleted,
+    /// The caller is the recipient, who may only delete for itself.
+    NotSender,
+    /// There is no such message, or it is not the caller's to see.
+    Unknown,
+}
+
+/// What one round of expiry did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Messages whose bodies were erased.
+    pub bodies: u32,
+    /// Messages, link tokens, sessions and revocations that were forgotten.
+    pub forgotten: u32,
+}
+
+/// The durable store. See the module's text for what holds for every act.
+#[async_trait]
+pub trait Store: std::marker::Send + Sync {
+    /// Registers a device as a new incarnation: device, keys, mailbox and session, or nothing. The first registration
+    /// claims the user id; every further one needs a link token for exactly this device id and identity key, which is
+    /// used up. Of two that race for a user or device id one wins. The device number is the lowest that this user
+    /// never had, else the lowest that is free.
+    async fn register_device(
+        &self,
+        registration: Registration,
+        now: Timestamp,
+    ) -> Result<Registered, StoreError>;
+
+    /// Keeps a link token, in place of the user's outstanding one. False when the vouching device is not active.
+    async fn offer_link(&self, offer: LinkOffer, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Takes a bundle of one device, of the user's oldest active device when none is named. One-time keys in it are
+    /// given to nobody else, over all nodes and crashes; lowest id first. None when there is no such active device.
+    async fn take_bundle(
+        &self,
+        user: UserId,
+        device: Option<&DeviceId>,
+    ) -> Result<Option<TakenBundle>, StoreError>;
+
+    /// Takes a bundle of every active device of a user but `except`, oldest first, in one act. None when the user has
+    /// no active device.
+    async fn take_bundles(
+        &self,
+        user: UserId,
+        except: Option<DeviceNo>,
+    ) -> Result<Option<Vec<TakenBundle>>, StoreError>;
+
+    /// Adds and replaces keys of a device: all, or nothing.
+    async fn publish_keys(
+        &self,
+        device: DeviceNo,
+        upload: KeyUpload,
+        now: Timestamp,
+    ) -> Result<Published, StoreError>;
+
+    /// Ends a device of the caller's user in one act: its keys, mailbox, sessions and link tokens are gone, a revocation
+    /// is left, and messages it had not acked count as lost on it. Allowed for the device itself, for an older one,
+    /// and for one registered more than 24 hours before `now`.
+    async fn deactivate(
+        &self,
+        by: &Caller,
+        target: &DeviceId,
+        now: Timestamp,
+    ) -> Result<Deactivated, StoreError>;
+
+    /// The active devices of a user, oldest first.
+    async fn devices(&self, user: UserId) -> Result<Vec<Device>, StoreError>;
+
+    /// Notes that a device was seen, by the day.
+    async fn note_seen(&self, device: DeviceNo, now: Timestamp) -> Result<(), StoreError>;
+
+    /// How many keys an active device has; none when it was deactivated.
+    async fn key_stats(&self, device: DeviceNo) -> Result<Option<KeyStats>, StoreError>;
+
+    /// The lasting keys of an active device; none when it was deactivated.
+    async fn lasting_keys(&self, device: DeviceNo) -> Result<Option<LastingKeys>, StoreError>;
+
+    /// The devices revoked at or after `since`, on any node.
+    async fn revocations(&self, since: Timestamp) -> Result<Vec<DeviceNo>, StoreError>;
+
+    /// Accepts a send: durable for every addressed device when `Stored` is returned, unchanged store otherwise. The
+    /// send takes its place in the order of this node when this method is called, before the future is polled; dropping
+    /// the future does not take it back. A repeat is recognised before anything else is looked at.
+    ///
+    /// # Errors
+    /// `Overloaded` when the queue of sends is full: nothing was done. `Unavailable` when it is not known whether it was
+    /// committed: the same send may be repeated.
+    fn accept_envelopes(&self, send: Send) -> BoxFuture<'static, Result<Accepted, StoreError>>;
+
+    /// Erases items of a device's mailbox and returns how many were there. Takes its place when called, like
+    /// [`Store::accept_envelopes`].
+    fn ack(&self, device: DeviceNo, positions: Vec<Position>) -> BoxFuture<'static, Result<u32, StoreError>>;
+
+    /// Where items lie in a device's mailbox, acked ones too, by their ids; unknown ids are left out.
+    async fn positions_of(&self, device: DeviceNo, ids: &[MessageId]) -> Result<Vec<Position>, StoreError>;
+
+    /// The last position given in each of these mailboxes; deactivated ones are left out. Any number of devices may be
+    /// asked for.
+    async fn mailbox_heads(&self, devices: &[DeviceNo]) -> Result<Vec<(DeviceNo, Position)>, StoreError>;
+
+    /// Which positions after `after` are left and not expired, and the head as of the same moment: keys only.
+    async fn mailbox_left(
+        &self,
+        device: DeviceNo,
+        after: Position,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Left, StoreError>;
+
+    /// How many items wait and have not expired, counted up to `limit`.
+    async fn mailbox_count(&self, device: DeviceNo, limit: u32, now: Timestamp) -> Result<u32, StoreError>;
+
+    /// The items at these positions, ascending; those erased or expired by now are left out.
+    async fn mailbox_items(
+        &self,
+        device: DeviceNo,
+        positions: &[Position],
+        now: Timestamp,
+    ) -> Result<Vec<(Position, Item)>, StoreError>;
+
+    /// A page of a conversation, newest first, without what is deleted for the caller or for everyone, or expired.
+    /// None when the caller has no part in such a conversation.
+    async fn history(&self, query: HistoryQuery, now: Timestamp) -> Result<Option<Vec<Message>>, StoreError>;
+
+    /// Notes what the recipient says of a message; the first time wins. None when it is not a message to that user.
+    async fn mark(
+        &self,
+        recipient: UserId,
+        message: MessageId,
+        mark: Mark,
+        now: Timestamp,
+    ) -> Result<Option<Marked>, StoreError>;
+
+    /// Hides a message from a user's history and erases what is left of it in that user's mailboxes; may be repeated.
+    /// False when the user has no part in such a message.
+    async fn delete_for_me(&self, user: UserId, message: MessageId) -> Result<bool, StoreError>;
+
+    /// Erases the bodies left of a message and puts a notice into the mailbox of every active device it was addressed
+    /// to, in one act; may be repeated, without a second notice.
+    async fn delete_for_everyone(
+        &self,
+        sender: UserId,
+        message: MessageId,
+        now: Timestamp,
+    ) -> Result<Deleted, StoreError>;
+
+    /// Does up to `limit` pieces of expiry: erases expired bodies, forgets metadata 30 days after acceptance and what
+    /// else has ended. Safe to run on every node at once.
+    async fn expire(&self, now: Timestamp, limit: u32) -> Result<Expired, StoreError>;
+
+    /// Asks the engine whether it is there and its schema is the one this relay knows.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Lets running batches end and closes the connections.
+    async fn close(&self);
+}

@@ -1,0 +1,1 @@
+//! One integration binary: the promises of the relay, tried over both engines of each seam.
