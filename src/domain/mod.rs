@@ -2,11 +2,13 @@
 //!
 //! Nothing here knows of HTTP, SQL or Redis; time comes in as an argument.
 
+mod addressing;
 mod clock;
 mod envelope;
 mod ids;
 mod keys;
 
+pub use addressing::{Addressee, Mismatch, address};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use envelope::{
     Addressed, Bodies, Caller, Conversation, Delivery, DeviceName, Envelope, EnvelopeType, Item,

@@ -6,8 +6,10 @@
 
 pub mod local;
 pub mod redis;
+mod switchboard;
 
 use std::{collections::HashMap, sync::Arc};
+
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -15,6 +17,8 @@ use uuid::Uuid;
 use crate::domain::{
     ConversationId, Delivery, DeviceNo, Item, MessageId, Position, Status, Timestamp, UserId,
 };
+
+pub use switchboard::{End, Line, Seat, Sessions, Signal, Switchboard};
 
 /// Hot state could not be reached, or answered nonsense.
 #[derive(Debug, thiserror::Error)]

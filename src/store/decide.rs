@@ -7,9 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{Accepted, Limits, Mismatch};
+use super::{Accepted, Limits};
 use crate::domain::{
-    Addressed, Bodies, Conversation, ConversationId, Delivery, DeviceId, DeviceName, DeviceNo, DeviceNumber,
+    Addressee, Conversation, ConversationId, Delivery, DeviceId, DeviceNo, DeviceNumber,
     Envelope, Item, METADATA_LIFE, Message, MessageId, Position, Receipt, RegistrationId, Send, Sequence,
     Status, Timestamp, UserId,
 };
@@ -28,6 +28,20 @@ pub(super) struct Mailbox {
     pub sequence: Sequence,
     /// While the head is at most here, no limit of this mailbox can be reached and nothing needs counting.
     pub spare: Position,
+}
+
+impl Addressee for Mailbox {
+    fn device_id(&self) -> &DeviceId {
+        &self.device_id
+    }
+
+    fn device_number(&self) -> DeviceNumber {
+        self.device_number
+    }
+
+    fn registration_id(&self) -> RegistrationId {
+        self.registration_id
+    }
 }
 
 /// A message id that is taken.
@@ -166,48 +180,14 @@ fn refusal<'a>(
         }
     }
     let own = |mailbox: &Mailbox| to_self && mailbox.device_no == send.sender.device_no;
-    let addressees: Vec<_> = mailboxes.iter().enumerate().filter(|(_, mailbox)| !own(mailbox)).collect();
-    let addressed = match &send.bodies {
-        Bodies::Same(envelope) => addressees.into_iter().map(|(index, _)| (index, envelope)).collect(),
-        Bodies::Each(named) => match_devices(named, &addressees).map_err(Accepted::DeviceListMismatch)?,
-    };
+    let (indexes, addressees): (Vec<_>, Vec<_>) = mailboxes.iter().enumerate().filter(|(_, mailbox)| !own(mailbox)).unzip();
+    let addressed = address(&send.bodies, &addressees).map_err(Accepted::DeviceListMismatch)?;
+    let addressed: Vec<_> = addressed.into_iter().map(|(index, envelope)| (indexes[index], envelope)).collect();
     let full = |&&(index, _): &&(usize, _)| is_full(&mailboxes[index], send.sender.user_id, snapshot, limits);
     if addressed.iter().any(|entry| full(&entry)) {
         return Err(Accepted::MailboxFull);
     }
     Ok(addressed)
-}
-
-/// Pairs the named envelopes with the devices they are for; they must be the same devices exactly.
-pub(super) fn match_devices<'a>(
-    named: &'a [Addressed],
-    addressees: &[(usize, &Mailbox)],
-) -> Result<Vec<(usize, &'a Envelope)>, Mismatch> {
-    let mut mismatch = Mismatch::default();
-    let mut matched: Vec<(usize, &Envelope)> = Vec::with_capacity(named.len());
-    for addressed in named {
-        let is_named = |mailbox: &Mailbox| match &addressed.device {
-            DeviceName::Id(id) => mailbox.device_id == *id,
-            DeviceName::Number(number) => mailbox.device_number == *number,
-        };
-        let found = addressees.iter().find(|(_, mailbox)| is_named(mailbox));
-        let Some(&(index, mailbox)) =
-            found.filter(|(index, _)| matched.iter().all(|(taken, _)| taken != index))
-        else {
-            mismatch.extra.push(addressed.device.clone());
-            continue;
-        };
-        if addressed.registration_id.is_some_and(|id| id != mailbox.registration_id) {
-            mismatch.stale.insert((mailbox.device_id.clone(), mailbox.device_number));
-        }
-        matched.push((index, &addressed.envelope));
-    }
-    for (index, mailbox) in addressees {
-        if matched.iter().all(|(taken, _)| taken != index) {
-            mismatch.missing.insert((mailbox.device_id.clone(), mailbox.device_number));
-        }
-    }
-    if mismatch == Mismatch::default() { Ok(matched) } else { Err(mismatch) }
 }
 
 fn is_full(mailbox: &Mailbox, sender: UserId, snapshot: &Snapshot, limits: Limits) -> bool {

@@ -12,11 +12,12 @@ mod lane;
 pub mod postgres;
 pub mod sqlite;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
+pub use crate::domain::Mismatch;
 use crate::domain::{
     Bundle, Caller, ConversationId, Delivery, Device, DeviceId, DeviceNo, DeviceNumber, IdentityKey, Item,
     KeyId, KeyKind, KeyStats, LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt,
@@ -185,17 +186,6 @@ pub enum Deactivated {
     Unknown,
     /// The calling device was linked less than 24 hours ago and is younger than that device.
     NotAllowed,
-}
-
-/// How the recipient's device list differs from what the sender named.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mismatch {
-    /// Active devices that were not named.
-    pub missing: BTreeSet<(DeviceId, DeviceNumber)>,
-    /// Names that belong to no active device, or a device named twice.
-    pub extra: Vec<crate::domain::DeviceName>,
-    /// Devices whose registration id is another one.
-    pub stale: BTreeSet<(DeviceId, DeviceNumber)>,
 }
 
 /// What became of a send.

@@ -1,0 +1,221 @@
+//! Who is calling: the bearer token of a device, or in open mode the path.
+
+mod tokens;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    http::header::{self, HeaderMap},
+    web,
+};
+use futures_util::future::{Ready, ready};
+
+pub use tokens::{Claims, Tokens, fresh_secret, fresh_session_id, secret_hash};
+
+use crate::{
+    domain::{Caller, Clock, DeviceId, DeviceNo, SessionId, UserId},
+    http::Problem,
+    store::{Store, StoreError},
+    wire::parse_uuid,
+};
+
+/// How old the knowledge of revocations may be before nobody is let in any more.
+const STALE: Duration = Duration::from_secs(3);
+
+/// How far back revocations are read beyond the life of an access token, for clocks that disagree.
+const SKEW: Duration = Duration::from_mins(1);
+
+/// Decides who a caller is.
+pub struct Authority {
+    tokens: Tokens,
+    open: bool,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    revoked: RwLock<Revoked>,
+}
+
+struct Revoked {
+    devices: HashSet<DeviceNo>,
+    read_at: Instant,
+}
+
+impl Authority {
+    /// An authority that knows the revocations of this moment.
+    ///
+    /// # Errors
+    /// When the store cannot be asked for them.
+    pub async fn new(
+        tokens: Tokens,
+        open: bool,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let revoked = RwLock::new(Revoked { devices: HashSet::new(), read_at: Instant::now() });
+        let authority = Arc::new(Self { tokens, open, store, clock, revoked });
+        authority.read_revocations().await?;
+        Ok(authority)
+    }
+
+    /// Reads which devices were revoked while a token of theirs could still be alive, and returns those that were not
+    /// known yet.
+    ///
+    /// # Errors
+    /// When the store cannot be asked; after 3 s of that every call is answered 503.
+    pub async fn read_revocations(&self) -> Result<Vec<DeviceNo>, StoreError> {
+        let asked_at = Instant::now();
+        let since = self.clock.now().minus(self.tokens.life() + SKEW);
+        let devices: HashSet<_> = self.store.revocations(since).await?.into_iter().collect();
+        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        let new = devices.difference(&revoked.devices).copied().collect();
+        *revoked = Revoked { devices, read_at: asked_at };
+        Ok(new)
+    }
+
+    /// Shuts a device out at once on this node.
+    pub fn revoke(&self, device: DeviceNo) {
+        self.revoked.write().unwrap_or_else(PoisonError::into_inner).devices.insert(device);
+    }
+
+    /// A token for a device, and its life in seconds.
+    ///
+    /// # Errors
+    /// 500 when it could not be signed.
+    pub fn issue(&self, caller: &Caller, session: SessionId) -> Result<(String, u64), Problem> {
+        let token = self.tokens.issue(caller, session, self.clock.now());
+        let token = token.ok_or_else(|| Problem::new(500, "internal", "no token could be signed"))?;
+        Ok((token, self.tokens.life().as_secs()))
+    }
+
+    /// What a token says.
+    ///
+    /// # Errors
+    /// 401 `bad-token` for a token that is none, has ended or was revoked; 503 when revocations are not known.
+    pub fn claims(&self, token: &str) -> Result<Claims, Problem> {
+        let bad = || Problem::new(401, "bad-token", "the access token is not valid or has ended");
+        let claims = self.tokens.check(token, self.clock.now()).ok_or_else(bad)?;
+        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        if revoked.devices.contains(&claims.caller.device_no) {
+            return Err(bad());
+        }
+        if revoked.read_at.elapsed() > STALE {
+            return Err(Problem::unavailable("store-unavailable", "revocations cannot be read at the moment"));
+        }
+        Ok(claims)
+    }
+
+    /// Who presents these headers.
+    ///
+    /// # Errors
+    /// 401 `no-token` without a bearer token, and as [`Authority::claims`].
+    pub fn identify(self: &Arc<Self>, headers: &HeaderMap, socket_token: Option<&str>) -> Result<Identity, Problem> {
+        if self.open {
+            return Ok(Identity { authority: Arc::clone(self), claims: None });
+        }
+        let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let bearer = header.and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+        });
+        let token = bearer.or(socket_token);
+        let token = token.ok_or_else(|| Problem::new(401, "no-token", "this needs authorization: Bearer <access token>"))?;
+        Ok(Identity { authority: Arc::clone(self), claims: Some(self.claims(token)?) })
+    }
+}
+
+/// Who presented a request, before it is known in whose name the request acts.
+pub struct Identity {
+    authority: Arc<Authority>,
+    /// None in open mode.
+    claims: Option<Claims>,
+}
+
+impl Identity {
+    /// The caller, acting as this user and, where the request names one, this device. `me` stands for the caller's own.
+    ///
+    /// # Errors
+    /// 403 `not-you` when the token belongs to somebody else; 400 for what is no id; in open mode 404 for a device that
+    /// does not exist.
+    pub async fn act_as(&self, user: &str, device: Option<&str>) -> Result<Caller, Problem> {
+        let device = device.filter(|device| *device != "me").map(DeviceId::parse).transpose();
+        let device = device.map_err(|error| Problem::bad_field("device_id", error))?;
+        let Some(claims) = &self.claims else {
+            return self.trust(user, device.as_ref()).await;
+        };
+        let caller = &claims.caller;
+        let same_user = user == "me" || parse_user(user)? == caller.user_id;
+        let same_device = device.is_none_or(|device| device == caller.device_id);
+        if same_user && same_device { Ok(caller.clone()) } else { Err(not_you()) }
+    }
+
+    /// The user that the request names, `me` being the caller's own, without acting as it.
+    ///
+    /// # Errors
+    /// 400 for what is no id, and for `me` in open mode.
+    pub fn user(&self, user: &str) -> Result<UserId, Problem> {
+        match &self.claims {
+            Some(claims) if user == "me" => Ok(claims.caller.user_id),
+            _ => parse_user(user),
+        }
+    }
+
+    /// The calling device, when a token tells it.
+    #[must_use]
+    pub fn device(&self) -> Option<&Caller> {
+        self.claims.as_ref().map(|claims| &claims.caller)
+    }
+
+    /// When the token ends; none in open mode.
+    #[must_use]
+    pub const fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
+    }
+
+    /// Whether this relay trusts paths.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.claims.is_none()
+    }
+
+    async fn trust(&self, user: &str, device: Option<&DeviceId>) -> Result<Caller, Problem> {
+        let user_id = parse_user(user)?;
+        let devices = self.authority.store.devices(user_id).await?;
+        let found = devices.into_iter().find(|candidate| device.is_none_or(|device| *device == candidate.device_id));
+        let found = found.ok_or_else(|| Problem::not_found("device"))?;
+        Ok(Caller {
+            user_id,
+            device_id: found.device_id,
+            device_number: found.device_number,
+            device_no: found.device_no,
+        })
+    }
+}
+
+impl FromRequest for Identity {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let Some(authority) = request.app_data::<web::Data<Authority>>() else {
+            return ready(Err(Problem::new(500, "internal", "the relay is not set up")));
+        };
+        ready(authority.clone().into_inner().identify(request.headers(), None))
+    }
+}
+
+/// A user id from a path.
+///
+/// # Errors
+/// 400 naming `user_id`.
+pub fn parse_user(text: &str) -> Result<UserId, Problem> {
+    parse_uuid(text).map(UserId::new).ok_or_else(|| Problem::bad_field("user_id", "not a UUID"))
+}
+
+fn not_you() -> Problem {
+    Problem::new(403, "not-you", "the token belongs to another user or device")
+}

@@ -1,0 +1,441 @@
+//! Every setting: read from the environment and `.env`, typed, checked, all faults told at once.
+//!
+//! `.env.example` describes each of them; a test holds that file against [`Config::known`].
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use secrecy::SecretString;
+
+use crate::store;
+
+/// How callers are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// By the bearer token of a device.
+    Device,
+    /// By what the path says: for experiments on the own machine.
+    Open,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Limits that clients meet, all shown by `GET /api/v1/limits`. Sizes in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientLimits {
+    /// A request body where nothing else is said.
+    pub body: usize,
+    /// A body of the key routes.
+    pub keys_body: usize,
+    /// A body of the send route, and a socket message.
+    pub message_body: usize,
+    /// One sealed body.
+    pub envelope: usize,
+    /// All sealed bodies of one send.
+    pub send: usize,
+    /// Unacked mailbox items in flight to one socket.
+    pub in_flight: usize,
+    /// Members of a group.
+    pub group_size: usize,
+}
+
+/// Times of sockets.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketTimes {
+    /// Between pings.
+    pub heartbeat: Duration,
+    /// Silence after which a socket is closed.
+    pub silence: Duration,
+    /// How long a peer may refuse to read.
+    pub stall: Duration,
+}
+
+/// The master secret, from which per-purpose keys are derived (HKDF-SHA-256).
+#[derive(Clone)]
+pub struct MasterSecret(pub [u8; 32]);
+
+impl fmt::Debug for MasterSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterSecret(..)")
+    }
+}
+
+/// Every setting.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is described under its name in .env.example")]
+pub struct Config {
+    pub host: IpAddr,
+    pub port: u16,
+    pub workers: usize,
+    pub log_filter: String,
+    pub log_format: LogFormat,
+    pub data_dir: PathBuf,
+    pub database_url: Option<SecretString>,
+    pub redis_url: Option<SecretString>,
+    pub redis_prefix: String,
+    pub max_db_connections: u32,
+    pub master_secret: Option<MasterSecret>,
+    pub relay_name: String,
+    pub auth_mode: AuthMode,
+    pub auth_open_allow_remote: bool,
+    pub access_token_life: Duration,
+    pub refresh_token_life: Duration,
+    pub plaintext_guard: bool,
+    pub cors_allowed_origins: Vec<String>,
+    pub queue_life: Duration,
+    pub socket: SocketTimes,
+    pub shutdown_timeout: Duration,
+    pub limits: ClientLimits,
+    pub store_limits: store::Limits,
+}
+
+/// A setting's name and default as `.env.example` must show them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The name.
+    pub name: &'static str,
+    /// The default; empty when there is none.
+    pub default: String,
+}
+
+/// Everything that is wrong with the settings, one line each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Faults(pub Vec<String>);
+
+impl Config {
+    /// Reads the settings from `.env` in the current folder, if there is one, and the environment, which wins.
+    ///
+    /// # Errors
+    /// All faults at once: values that cannot be, combinations that cannot be, names that look like typos.
+    pub fn load() -> Result<Self, Faults> {
+        let file = match dotenvy::from_path_iter(".env") {
+            Ok(lines) => lines.collect::<Result<BTreeMap<_, _>, _>>().map_err(|error| Faults(vec![format!(".env: {error}")]))?,
+            Err(error) if error.not_found() => BTreeMap::new(),
+            Err(error) => return Err(Faults(vec![format!(".env: {error}")])),
+        };
+        Self::from_vars(&file, &std::env::vars().collect())
+    }
+
+    /// Reads the settings from a file's variables and the environment's, which win.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_vars(file: &BTreeMap<String, String>, env: &BTreeMap<String, String>) -> Result<Self, Faults> {
+        let mut vars = file.clone();
+        vars.extend(env.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let mut reader = Reader { vars, known: Vec::new(), faults: Vec::new() };
+        let config = Self::read(&mut reader);
+        reader.check_names(file);
+        config.check_combinations(&mut reader.faults);
+        if reader.faults.is_empty() { Ok(config) } else { Err(Faults(reader.faults)) }
+    }
+
+    /// Every setting there is, in the order of `.env.example`.
+    #[must_use]
+    pub fn known() -> Vec<Known> {
+        let mut reader = Reader { vars: BTreeMap::new(), known: Vec::new(), faults: Vec::new() };
+        Self::read(&mut reader);
+        reader.known
+    }
+
+    /// Where the relay listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.host, self.port)
+    }
+
+    fn read(reader: &mut Reader) -> Self {
+        Self {
+            host: reader.parsed("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), "an IP address"),
+            port: reader.number("PORT", 8091, 0..=65_535),
+            workers: reader.number("WORKERS", 0, 0..=1024),
+            log_filter: reader.text("RUST_LOG", "info"),
+            log_format: reader.choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
+            data_dir: reader.text("DATA_DIR", "./restante-data").into(),
+            database_url: reader.url("DATABASE_URL", &["postgres://", "postgresql://"]),
+            redis_url: reader.url("REDIS_URL", &["redis://", "redis+unix://", "unix://"]),
+            redis_prefix: reader.text("REDIS_PREFIX", "restante"),
+            max_db_connections: reader.number("MAX_DB_CONNECTIONS", 10, 4..=1000),
+            master_secret: reader.master_secret("MASTER_SECRET"),
+            relay_name: reader.text("RELAY_NAME", "localhost"),
+            auth_mode: reader.choice("AUTH_MODE", &[("device", AuthMode::Device), ("open", AuthMode::Open)]),
+            auth_open_allow_remote: reader.choice("AUTH_OPEN_ALLOW_REMOTE", &[("false", false), ("true", true)]),
+            access_token_life: reader.seconds("ACCESS_TOKEN_TTL_SECONDS", 900, 10..=86_400),
+            refresh_token_life: reader.days("REFRESH_TOKEN_TTL_DAYS", 7, 1..=365),
+            plaintext_guard: reader.choice("PLAINTEXT_GUARD", &[("on", true), ("off", false)]),
+            cors_allowed_origins: reader.list("CORS_ALLOWED_ORIGINS"),
+            queue_life: reader.days("OFFLINE_QUEUE_TTL_DAYS", 30, 1..=30),
+            socket: SocketTimes {
+                heartbeat: reader.seconds("WS_HEARTBEAT_INTERVAL", 30, 1..=600),
+                silence: reader.seconds("WS_CLIENT_TIMEOUT", 60, 2..=1200),
+                stall: reader.seconds("WS_STALL_TIMEOUT", 30, 1..=600),
+            },
+            shutdown_timeout: reader.seconds("SHUTDOWN_TIMEOUT", 30, 1..=600),
+            limits: ClientLimits {
+                body: reader.number("MAX_BODY_BYTES", 64 << 10, 1024..=16 << 20),
+                keys_body: reader.number("MAX_KEYS_BODY_BYTES", 1 << 20, 1024..=16 << 20),
+                message_body: reader.number("MAX_MESSAGE_BODY_BYTES", 1 << 20, 1024..=16 << 20),
+                envelope: reader.number("MAX_ENVELOPE_BYTES", 96 << 10, 1024..=4 << 20),
+                send: reader.number("MAX_SEND_BYTES", 384 << 10, 1024..=8 << 20),
+                in_flight: reader.number("MAX_IN_FLIGHT", 256, 1..=1024),
+                group_size: reader.number("MAX_GROUP_SIZE", 1500, 2..=1500),
+            },
+            store_limits: store::Limits {
+                max_devices: reader.number("MAX_DEVICES", 10, 1..=127),
+                max_prekeys: reader.number("MAX_PREKEYS", 200, 50..=1000),
+                mailbox_items: reader.number("MAX_MAILBOX_ITEMS", 10_000, 1..=1_000_000),
+                mailbox_items_per_sender: reader.number("MAX_MAILBOX_ITEMS_PER_SENDER", 1000, 1..=1_000_000),
+                notice_life: Duration::from_hours(30 * 24),
+            },
+        }
+    }
+
+    fn check_combinations(&self, faults: &mut Vec<String>) {
+        if self.redis_url.is_some() && self.database_url.is_none() {
+            faults.push("REDIS_URL is set without DATABASE_URL: Redis serves several nodes, which need Postgres".into());
+        }
+        if self.database_url.is_some() && self.master_secret.is_none() {
+            faults.push(
+                "MASTER_SECRET is missing: with DATABASE_URL every node needs the same one (32 bytes in base64, for \
+                 example from `openssl rand -base64 32`)"
+                    .into(),
+            );
+        }
+        if self.auth_mode == AuthMode::Open && !self.host.is_loopback() && !self.auth_open_allow_remote {
+            faults.push(
+                "AUTH_MODE=open trusts every caller, and HOST is not a loopback address: set AUTH_OPEN_ALLOW_REMOTE=true \
+                 if that is really meant"
+                    .into(),
+            );
+        }
+        if self.socket.silence <= self.socket.heartbeat {
+            faults.push("WS_CLIENT_TIMEOUT must be longer than WS_HEARTBEAT_INTERVAL".into());
+        }
+        if self.store_limits.mailbox_items_per_sender > self.store_limits.mailbox_items {
+            faults.push("MAX_MAILBOX_ITEMS_PER_SENDER must not exceed MAX_MAILBOX_ITEMS".into());
+        }
+        if self.limits.send < self.limits.envelope {
+            faults.push("MAX_SEND_BYTES must not be less than MAX_ENVELOPE_BYTES".into());
+        }
+        if self.limits.send / 3 * 4 + 4096 > self.limits.message_body {
+            faults.push("MAX_MESSAGE_BODY_BYTES is too small for MAX_SEND_BYTES in base64".into());
+        }
+    }
+}
+
+/// Reads settings, remembers which there are and what is wrong with them.
+struct Reader {
+    vars: BTreeMap<String, String>,
+    known: Vec<Known>,
+    faults: Vec<String>,
+}
+
+impl Reader {
+    /// The trimmed value of a setting; an empty one counts as absent.
+    fn value(&mut self, name: &'static str, default: impl Into<String>) -> Option<String> {
+        self.known.push(Known { name, default: default.into() });
+        self.vars.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    fn text(&mut self, name: &'static str, default: &str) -> String {
+        self.value(name, default).unwrap_or_else(|| default.to_owned())
+    }
+
+    fn parsed<T: FromStr + fmt::Display>(&mut self, name: &'static str, default: T, kind: &str) -> T {
+        let Some(value) = self.value(name, default.to_string()) else { return default };
+        value.parse().unwrap_or_else(|_| {
+            self.faults.push(format!("{name} must be {kind}"));
+            default
+        })
+    }
+
+    fn number<T: TryFrom<u64>>(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> T
+    where
+        T: Default,
+    {
+        let value = self.value(name, default.to_string());
+        let number = match value.map(|value| value.parse::<u64>()) {
+            None => default,
+            Some(Ok(number)) if range.contains(&number) => number,
+            Some(_) => {
+                self.faults.push(format!("{name} must be a whole number from {} to {}", range.start(), range.end()));
+                default
+            }
+        };
+        T::try_from(number).unwrap_or_default()
+    }
+
+    fn seconds(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> Duration {
+        Duration::from_secs(self.number(name, default, range))
+    }
+
+    fn days(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> Duration {
+        Duration::from_hours(24 * self.number::<u64>(name, default, range))
+    }
+
+    /// One of some words; the first is the default.
+    fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&'static str, T)]) -> T {
+        let (default, first) = choices[0];
+        let Some(value) = self.value(name, default) else { return first };
+        let found = choices.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
+        found.map_or_else(
+            || {
+                let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+                self.faults.push(format!("{name} must be {}", words.join(" or ")));
+                first
+            },
+            |(_, choice)| *choice,
+        )
+    }
+
+    fn list(&mut self, name: &'static str) -> Vec<String> {
+        let value = self.value(name, "").unwrap_or_default();
+        value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
+        let value = self.value(name, "")?;
+        if !schemes.iter().any(|scheme| value.starts_with(scheme)) {
+            self.faults.push(format!("{name} must begin with {}", schemes.join(" or ")));
+        }
+        Some(value.into())
+    }
+
+    fn master_secret(&mut self, name: &'static str) -> Option<MasterSecret> {
+        let value = self.value(name, "")?;
+        let bytes = STANDARD.decode(&value).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        if bytes.is_none() {
+            self.faults.push(format!("{name} must be 32 bytes in padded base64"));
+        }
+        bytes.map(MasterSecret)
+    }
+
+    /// Finds names that were meant to be settings: anything prefixed with the program's name, unknown names in `.env`,
+    /// and near misses.
+    fn check_names(&mut self, file: &BTreeMap<String, String>) {
+        let names: Vec<_> = self.vars.keys().cloned().collect();
+        for name in names {
+            if self.known.iter().any(|known| known.name == name) || name.starts_with("RESTANTE_TEST_") {
+                continue;
+            }
+            let bare = name.strip_prefix("RESTANTE_").unwrap_or(&name);
+            let nearest = self.known.iter().map(|known| (distance(bare, known.name), known.name)).min();
+            let near = nearest.filter(|(steps, meant)| *steps <= 2 && (bare.len() >= 8 || *steps == 0) && meant.len() >= 4);
+            if bare.len() != name.len() || file.contains_key(&name) || near.is_some() {
+                let hint = near.map_or_else(
+                    || "; the settings are listed in .env.example".to_owned(),
+                    |(_, meant)| format!("; did you mean {meant}?"),
+                );
+                self.faults.push(format!("{name} is not a setting{hint}"));
+            }
+        }
+    }
+}
+
+/// How many letters must be put in, left out or changed to make one word of another (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vars(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn faults(pairs: &[(&str, &str)]) -> Vec<String> {
+        Config::from_vars(&BTreeMap::new(), &vars(pairs)).map_or_else(|faults| faults.0, |_| Vec::new())
+    }
+
+    #[test]
+    fn without_settings_the_relay_is_embedded_on_loopback() {
+        let config = Config::from_vars(&BTreeMap::new(), &BTreeMap::new()).unwrap();
+        assert_eq!(config.address().to_string(), "127.0.0.1:8091");
+        assert!(config.database_url.is_none() && config.redis_url.is_none());
+        assert_eq!(config.auth_mode, AuthMode::Device);
+        assert_eq!(config.store_limits.mailbox_items_per_sender, 1000);
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let told = faults(&[("PORT", "high"), ("HOST", "here"), ("REDIS_URL", "redis://x"), ("AUTH_MODE", "none")]);
+        assert_eq!(told.len(), 4, "{told:?}");
+        for name in ["PORT", "HOST", "REDIS_URL", "AUTH_MODE"] {
+            assert!(told.iter().any(|fault| fault.starts_with(name)), "{name} in {told:?}");
+        }
+    }
+
+    #[test]
+    fn typos_are_faults_that_name_what_was_meant() {
+        assert_eq!(faults(&[("RESTANTE_PORT", "1")]), ["RESTANTE_PORT is not a setting; did you mean PORT?"]);
+        assert_eq!(faults(&[("DATABSE_URL", "x")]), ["DATABSE_URL is not a setting; did you mean DATABASE_URL?"]);
+        assert_eq!(faults(&[("WS_HEARTBEAT_INTERVALL", "5")]).len(), 1);
+        assert!(faults(&[("PATH", "/bin"), ("HOSTNAME", "h"), ("HOME", "/"), ("POSTGRES_PASSWORD", "p")]).is_empty());
+        let file = vars(&[("SOMETHING", "x")]);
+        assert!(Config::from_vars(&file, &BTreeMap::new()).is_err(), "a .env file holds settings only");
+    }
+
+    #[test]
+    fn production_needs_one_secret_for_all_nodes() {
+        let told = faults(&[("DATABASE_URL", "postgres://h/d")]);
+        assert!(told[0].starts_with("MASTER_SECRET is missing"), "{told:?}");
+        assert_eq!(faults(&[("MASTER_SECRET", "c2hvcnQ=")]), ["MASTER_SECRET must be 32 bytes in padded base64"]);
+    }
+
+    #[test]
+    fn open_mode_stays_on_loopback_unless_it_is_really_meant() {
+        let open = [("AUTH_MODE", "open"), ("HOST", "0.0.0.0")];
+        assert_eq!(faults(&open).len(), 1);
+        assert!(faults(&[open[0], open[1], ("AUTH_OPEN_ALLOW_REMOTE", "true")]).is_empty());
+    }
+
+    #[test]
+    fn debug_output_hides_secrets() {
+        let secret = STANDARD.encode([7; 32]);
+        let config = Config::from_vars(
+            &BTreeMap::new(),
+            &vars(&[("DATABASE_URL", "postgres://user:hunter2@h/d"), ("MASTER_SECRET", &secret)]),
+        );
+        let shown = format!("{:?}", config.unwrap());
+        assert!(!shown.contains("hunter2") && !shown.contains("7, 7"), "{shown}");
+    }
+
+    #[test]
+    fn the_example_file_shows_every_setting_with_its_default() {
+        let example = include_str!("../.env.example");
+        let shown: Vec<Known> = Config::known();
+        let lines: Vec<_> = example.lines().filter_map(|line| line.strip_prefix('#').unwrap_or(line).split_once('=')).collect();
+        let named: Vec<_> = lines.iter().filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_')).collect();
+        let expected: Vec<_> = shown.iter().map(|known| (known.name, known.default.as_str())).collect();
+        let found: Vec<_> = named.iter().map(|(name, value)| (*name, *value)).collect();
+        assert_eq!(found, expected);
+    }
+}

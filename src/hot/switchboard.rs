@@ -1,0 +1,315 @@
+//! The sessions connected to this process, and the way from a commit to a device.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Doorbell, Event, Hot};
+use crate::domain::{Delivery, DeviceNo, Position};
+
+/// Events that may wait for a session. Past them durable ones become "read the store" and live-only ones are dropped.
+const WAITING_EVENTS: usize = 64;
+
+/// Batches that may wait for the hot engine. Past them a batch is left to the reconciler.
+const WAITING_BATCHES: usize = 64;
+
+/// Two sockets of one device that open within this time settle by session id which of them is the newer.
+const SAME_MOMENT: Duration = Duration::from_secs(5);
+
+/// Why a session has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The device opened a newer socket.
+    Replaced,
+    /// The device was deactivated.
+    Deactivated,
+}
+
+/// What a session hears next.
+#[derive(Debug)]
+pub enum Signal {
+    /// The session has to end.
+    End(End),
+    /// Something to push.
+    Event(Event),
+    /// The mailbox may have more than was heard of; read the store.
+    Behind,
+}
+
+/// The line from everywhere to one session.
+pub struct Line {
+    session: Uuid,
+    opened: Instant,
+    seen: AtomicI64,
+    state: Mutex<LineState>,
+    stirred: Notify,
+}
+
+#[derive(Default)]
+struct LineState {
+    events: VecDeque<Event>,
+    behind: bool,
+    end: Option<End>,
+}
+
+impl Line {
+    fn new(session: Uuid) -> Self {
+        let state = Mutex::default();
+        Self { session, opened: Instant::now(), seen: AtomicI64::new(0), state, stirred: Notify::new() }
+    }
+
+    /// Waits for the next signal: an end first, then events in order, then "read the store". Nothing is lost when the
+    /// future is dropped.
+    pub async fn next(&self) -> Signal {
+        loop {
+            if let Some(signal) = self.take() {
+                return signal;
+            }
+            self.stirred.notified().await;
+        }
+    }
+
+    /// Tells the reconciler up to where the session has written.
+    pub fn set_seen(&self, position: Position) {
+        self.seen.store(position.0, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Option<Signal> {
+        let mut state = lock(&self.state);
+        if let Some(end) = state.end {
+            return Some(Signal::End(end));
+        }
+        if let Some(event) = state.events.pop_front() {
+            return Some(Signal::Event(event));
+        }
+        std::mem::take(&mut state.behind).then_some(Signal::Behind)
+    }
+
+    fn put(&self, event: Event) {
+        let mut state = lock(&self.state);
+        match event {
+            Event::Deactivated => state.end = Some(End::Deactivated),
+            Event::Replaced(by) if self.yields_to(by) => state.end = state.end.or(Some(End::Replaced)),
+            Event::Replaced(_) => return,
+            Event::Wake(position) => state.behind |= position.0 > self.seen.load(Ordering::Relaxed),
+            event @ Event::Item(..) if state.events.len() >= WAITING_EVENTS => {
+                drop(event);
+                state.behind = true;
+            }
+            // Live only, and the session is not keeping up: the truth is in the history and in the statistics.
+            event if state.events.len() >= WAITING_EVENTS => drop(event),
+            event => state.events.push_back(event),
+        }
+        drop(state);
+        self.stirred.notify_one();
+    }
+
+    fn fall_behind(&self) {
+        lock(&self.state).behind = true;
+        self.stirred.notify_one();
+    }
+
+    fn yields_to(&self, by: Uuid) -> bool {
+        by != self.session && (by > self.session || self.opened.elapsed() > SAME_MOMENT)
+    }
+}
+
+/// The connected sessions of this process, one for each device.
+#[derive(Default)]
+pub struct Sessions {
+    seats: Mutex<HashMap<DeviceNo, Arc<Line>>>,
+}
+
+impl Sessions {
+    fn line(&self, device: DeviceNo) -> Option<Arc<Line>> {
+        lock(&self.seats).get(&device).cloned()
+    }
+}
+
+impl Doorbell for Sessions {
+    fn ring(&self, device: DeviceNo, event: Event) -> bool {
+        let Some(line) = self.line(device) else { return false };
+        line.put(event);
+        true
+    }
+
+    fn resubscribed(&self) {
+        for line in lock(&self.seats).values() {
+            line.fall_behind();
+        }
+    }
+}
+
+/// Where events go: to the sessions of this process first, through the hot engine otherwise.
+pub struct Switchboard {
+    sessions: Arc<Sessions>,
+    engine: Arc<dyn Hot>,
+    left: Mutex<HashSet<DeviceNo>>,
+    someone_left: Notify,
+}
+
+impl Switchboard {
+    /// A switchboard over an engine whose doorbell is `sessions`.
+    pub fn new(sessions: Arc<Sessions>, engine: Arc<dyn Hot>) -> Arc<Self> {
+        Arc::new(Self { sessions, engine, left: Mutex::default(), someone_left: Notify::new() })
+    }
+
+    /// The engine, for the offline queue.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<dyn Hot> {
+        &self.engine
+    }
+
+    /// Seats a session: an older one of the device ends, here and on other nodes. When this returns, whatever is
+    /// committed from now on is heard of, at the latest through the reconciler. The seat is given up on drop.
+    pub async fn open(self: &Arc<Self>, device: DeviceNo, session: Uuid) -> Seat {
+        let line = Arc::new(Line::new(session));
+        let older = lock(&self.sessions.seats).insert(device, Arc::clone(&line));
+        if let Some(older) = older {
+            lock(&older.state).end.get_or_insert(End::Replaced);
+            older.stirred.notify_one();
+        }
+        let seat = Seat { switchboard: Arc::clone(self), device, line };
+        if let Err(error) = self.engine.subscribe(device).await {
+            tracing::debug!(error = %error.0, "no subscription; the reconciler delivers");
+        }
+        self.tell_others(device, Event::Replaced(session)).await;
+        seat
+    }
+
+    /// Hands an event to a device, wherever it is connected.
+    pub async fn notify(&self, device: DeviceNo, event: Event) {
+        self.sessions.ring(device, event.clone());
+        self.tell_others(device, event).await;
+    }
+
+    async fn tell_others(&self, device: DeviceNo, event: Event) {
+        if let Err(error) = self.engine.notify(device, event).await {
+            tracing::debug!(error = %error.0, "an event reached this process only");
+        }
+    }
+
+    /// How many sessions are connected here.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        lock(&self.sessions.seats).len()
+    }
+
+    /// The devices connected here and up to where each of their sessions has written.
+    #[must_use]
+    pub fn watched(&self) -> Vec<(DeviceNo, Position)> {
+        let seats = lock(&self.sessions.seats);
+        seats.iter().map(|(device, line)| (*device, Position(line.seen.load(Ordering::Relaxed)))).collect()
+    }
+
+    /// Tells a session of this process that its mailbox reaches up to here.
+    pub fn wake(&self, device: DeviceNo, head: Position) {
+        self.sessions.ring(device, Event::Wake(head));
+    }
+
+    /// Ends the session of a deactivated device, if it is connected here.
+    pub fn end(&self, device: DeviceNo) {
+        self.sessions.ring(device, Event::Deactivated);
+    }
+
+    /// Whether the hot engine answers.
+    pub async fn reachable(&self) -> bool {
+        self.engine.check().await.is_ok()
+    }
+
+    /// Carries committed batches to their devices, in order, until `committed` ends: at once to sessions of this
+    /// process, through the engine to the others.
+    pub async fn carry(self: Arc<Self>, mut committed: mpsc::Receiver<Vec<Delivery>>) {
+        let (away, waiting) = mpsc::channel(WAITING_BATCHES);
+        let engine = tokio::spawn(deliver_away(Arc::clone(&self.engine), waiting));
+        while let Some(batch) = committed.recv().await {
+            let elsewhere: Vec<_> = batch.into_iter().filter(|delivery| !self.ring(delivery)).collect();
+            if !elsewhere.is_empty() && away.try_send(elsewhere).is_err() {
+                tracing::debug!("hot state does not keep up; a batch is left to the reconciler");
+            }
+        }
+        drop(away);
+        if engine.await.is_err() {
+            tracing::error!("the task that feeds hot state failed");
+        }
+    }
+
+    fn ring(&self, delivery: &Delivery) -> bool {
+        self.sessions.ring(delivery.device_no, Event::Item(delivery.position, Arc::clone(&delivery.item)))
+    }
+
+    /// Ends subscriptions that nobody needs any more, until stopped.
+    pub async fn tidy(self: Arc<Self>, stop: CancellationToken) {
+        while stop.run_until_cancelled(self.someone_left.notified()).await.is_some() {
+            let left: Vec<_> = lock(&self.left).drain().collect();
+            for device in left {
+                self.unsubscribe(device).await;
+            }
+        }
+    }
+
+    async fn unsubscribe(&self, device: DeviceNo) {
+        if self.sessions.line(device).is_some() {
+            return;
+        }
+        if let Err(error) = self.engine.unsubscribe(device).await {
+            tracing::debug!(error = %error.0, "a subscription could not be ended");
+        }
+        // A session that was seated meanwhile may have lost its subscription to the line above.
+        if let Some(line) = self.sessions.line(device) {
+            if let Err(error) = self.engine.subscribe(device).await {
+                tracing::debug!(error = %error.0, "no subscription; the reconciler delivers");
+            }
+            line.fall_behind();
+        }
+    }
+}
+
+async fn deliver_away(engine: Arc<dyn Hot>, mut waiting: mpsc::Receiver<Vec<Delivery>>) {
+    while let Some(batch) = waiting.recv().await {
+        if let Err(error) = engine.deliver(&batch).await {
+            tracing::debug!(error = %error.0, "a batch is left to the reconciler");
+        }
+    }
+}
+
+/// A connected session's place. Dropping it gives the place up.
+pub struct Seat {
+    switchboard: Arc<Switchboard>,
+    device: DeviceNo,
+    line: Arc<Line>,
+}
+
+impl Seat {
+    /// The session's line.
+    #[must_use]
+    pub const fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = lock(&self.switchboard.sessions.seats);
+        if seats.get(&self.device).is_some_and(|line| Arc::ptr_eq(line, &self.line)) {
+            seats.remove(&self.device);
+            drop(seats);
+            lock(&self.switchboard.left).insert(self.device);
+            self.switchboard.someone_left.notify_one();
+        }
+    }
+}
+
+/// A lock whose holder panicked still guards whole values here: every critical section is one insertion or removal.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

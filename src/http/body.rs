@@ -1,0 +1,168 @@
+//! JSON bodies, read up to their limit and parsed strictly.
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header, web};
+use futures_util::{StreamExt, future::LocalBoxFuture};
+use serde::de::DeserializeOwned;
+
+use super::Problem;
+use crate::config::{ClientLimits, Config};
+
+/// Which limit holds for a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyKind {
+    /// Small bodies.
+    Plain,
+    /// Bodies of the key routes.
+    Keys,
+    /// Bodies with sealed envelopes.
+    Message,
+}
+
+impl BodyKind {
+    /// The limit in bytes.
+    #[must_use]
+    pub const fn limit(self, limits: &ClientLimits) -> usize {
+        match self {
+            Self::Plain => limits.body,
+            Self::Keys => limits.keys_body,
+            Self::Message => limits.message_body,
+        }
+    }
+}
+
+/// A type that a request body is parsed into. Unknown fields must be refused by it (`deny_unknown_fields`).
+pub trait RequestBody: DeserializeOwned + 'static {
+    /// Which limit holds.
+    const KIND: BodyKind = BodyKind::Plain;
+}
+
+/// A parsed JSON body.
+#[derive(Debug)]
+pub struct Body<T>(pub T);
+
+impl<T: RequestBody> FromRequest for Body<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let limit = request.app_data::<web::Data<Config>>().map_or(0, |config| T::KIND.limit(&config.limits));
+        let checked = check_head(request, limit);
+        let payload = payload.take();
+        Box::pin(async move {
+            checked?;
+            read_json(&read(payload, limit).await?).map(Self)
+        })
+    }
+}
+
+fn check_head(request: &HttpRequest, limit: usize) -> Result<(), Problem> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = content_type.split(';').next().unwrap_or("").trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Problem::new(415, "unsupported-media-type", "the body must be sent as content-type: application/json"));
+    }
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limit as u64) { Err(too_large(limit)) } else { Ok(()) }
+}
+
+async fn read(mut payload: Payload, limit: usize) -> Result<web::BytesMut, Problem> {
+    let mut body = web::BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| Problem::new(400, "bad-request", "the body broke off"))?;
+        if body.len() + chunk.len() > limit {
+            return Err(too_large(limit));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn too_large(limit: usize) -> Problem {
+    Problem::new(413, "too-large", format!("the body is larger than {limit} bytes")).with("limit", limit)
+}
+
+/// Parses JSON strictly.
+///
+/// # Errors
+/// 400 `bad-json` for what is not JSON, `bad-field` naming the field for what is not the expected shape.
+pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        shape_problem(&field, error.inner())
+    })?;
+    json.end().map_err(|_| Problem::new(400, "bad-json", "something follows the JSON value"))?;
+    Ok(value)
+}
+
+fn shape_problem(field: &str, error: &serde_json::Error) -> Problem {
+    if !error.is_data() {
+        let detail = format!("the body is not JSON (line {}, column {})", error.line(), error.column());
+        return Problem::new(400, "bad-json", detail);
+    }
+    let told = error.to_string();
+    let why = told.rsplit_once(" at line ").map_or(told.as_str(), |(why, _)| why);
+    // serde puts the name of an unknown or missing field between back-quotes, and nothing else there first.
+    let named = why.strip_prefix("unknown field `").or_else(|| why.strip_prefix("missing field `"));
+    let (field, why) = match named.and_then(|rest| rest.split_once('`')) {
+        Some((name, _)) if field == "." => (name.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" }),
+        Some((name, _)) if field.ends_with(name) => (field.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" }),
+        Some((name, _)) => (format!("{field}.{name}"), if why.starts_with('u') { "unknown field" } else { "missing" }),
+        None => (field.to_owned(), why),
+    };
+    let field: String = field.chars().take(100).collect();
+    let why: String = why.chars().take(200).collect();
+    Problem::bad_field(&field, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only parsed")]
+    struct Outer {
+        name: String,
+        list: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only parsed")]
+    struct Inner {
+        id: u8,
+    }
+
+    fn told(json: &str) -> (String, String) {
+        let problem = read_json::<Outer>(json.as_bytes()).unwrap_err();
+        let field = problem.members().get("field").and_then(|field| field.as_str()).unwrap_or("").to_owned();
+        (problem.code().to_owned(), field)
+    }
+
+    #[test]
+    fn a_bad_shape_names_its_field() {
+        let cases = [
+            (r#"{"name":1,"list":[]}"#, "name"),
+            (r#"{"list":[]}"#, "name"),
+            (r#"{"name":"a","list":[{"id":1},{"id":300}]}"#, "list[1].id"),
+            (r#"{"name":"a","list":[{}]}"#, "list[0].id"),
+            (r#"{"name":"a","list":[],"more":1}"#, "more"),
+            (r#"{"name":"a","list":[{"id":1,"more":1}]}"#, "list[0].more"),
+        ];
+        for (json, field) in cases {
+            assert_eq!(told(json), ("bad-field".to_owned(), field.to_owned()), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_told_apart() {
+        let deep = "[".repeat(100_000);
+        for json in ["", "{", "nope", r#"{"name":"a","list":[]} x"#, deep.as_str()] {
+            let (code, _) = told(json);
+            assert!(code == "bad-json" || json == deep.as_str(), "{code}");
+        }
+    }
+}

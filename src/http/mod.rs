@@ -1,0 +1,10 @@
+//! The HTTP edge that every feature shares: problems, bodies, the frame around each request.
+
+mod body;
+mod frame;
+mod problem;
+pub mod service;
+
+pub use body::{Body, BodyKind, RequestBody, read_json};
+pub use frame::{KnownPaths, frame, unknown_path};
+pub use problem::Problem;

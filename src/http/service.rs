@@ -1,0 +1,190 @@
+//! The routes about the relay itself: name, health, readiness, limits.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use actix_web::{HttpRequest, HttpResponse, Responder, get, http::header, web};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Problem;
+use crate::{
+    config::Config,
+    domain::Clock,
+    hot::Switchboard,
+    store::Store,
+    wire::Time,
+};
+
+/// What the health routes look at.
+pub struct Health {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Hot state and the connected sessions.
+    pub switchboard: Arc<Switchboard>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Set when the relay is about to stop.
+    pub draining: AtomicBool,
+    /// When the relay started.
+    pub started: Instant,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct About {
+    service: &'static str,
+    version: &'static str,
+    description: &'static str,
+    links: Links,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Links {
+    health: &'static str,
+    openapi: &'static str,
+    limits: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct HealthAnswer {
+    #[schema(example = "healthy")]
+    status: &'static str,
+    timestamp: Time,
+    version: &'static str,
+    stats: HealthStats,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct HealthStats {
+    uptime_seconds: u64,
+    active_connections: usize,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Ready {
+    #[schema(example = "ready")]
+    status: &'static str,
+    /// What is missing although the relay serves.
+    degraded: Vec<&'static str>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct LimitsAnswer {
+    max_body_bytes: usize,
+    max_keys_body_bytes: usize,
+    max_message_body_bytes: usize,
+    max_envelope_bytes: usize,
+    max_send_bytes: usize,
+    max_in_flight: usize,
+    max_devices: u32,
+    max_prekeys: u32,
+    max_mailbox_items: u32,
+    max_mailbox_items_per_sender: u32,
+    queue_ttl_seconds: u64,
+    access_token_ttl_seconds: u64,
+    heartbeat_seconds: u64,
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Name, version, links: JSON, or a page for a browser.
+#[utoipa::path(tag = "service", responses((status = 200, body = About)))]
+#[get("/")]
+async fn about(request: HttpRequest) -> HttpResponse {
+    let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
+    if accept.contains("text/html") {
+        return HttpResponse::Ok().content_type("text/html; charset=utf-8").body(format!(
+            "<!doctype html><meta charset=utf-8><title>Restante</title><h1>Restante {VERSION}</h1>\
+             <p>A zero-knowledge relay for Signal and MLS clients.</p>\
+             <ul><li><a href=/health>health</a><li><a href=/api/v1/openapi.json>OpenAPI document</a>\
+             <li><a href=/api/v1/limits>limits</a></ul>"
+        ));
+    }
+    HttpResponse::Ok().json(About {
+        service: "restante",
+        version: VERSION,
+        description: env!("CARGO_PKG_DESCRIPTION"),
+        links: Links { health: "/health", openapi: "/api/v1/openapi.json", limits: "/api/v1/limits" },
+    })
+}
+
+/// That the relay is alive, with a few figures.
+#[utoipa::path(tag = "service", responses((status = 200, body = HealthAnswer)))]
+#[get("/health")]
+async fn health(health: web::Data<Health>) -> impl Responder {
+    web::Json(HealthAnswer {
+        status: "healthy",
+        timestamp: Time(health.clock.now()),
+        version: VERSION,
+        stats: HealthStats {
+            uptime_seconds: health.started.elapsed().as_secs(),
+            active_connections: health.switchboard.connected(),
+        },
+    })
+}
+
+macro_rules! probe {
+    ($name:ident, $path:literal, $says:literal, live) => {
+        #[doc = $says]
+        #[utoipa::path(tag = "service", responses((status = 200, description = "alive")))]
+        #[get($path)]
+        async fn $name() -> impl Responder {
+            web::Json(serde_json::json!({ "status": "alive" }))
+        }
+    };
+    ($name:ident, $path:literal, $says:literal, ready) => {
+        #[doc = $says]
+        #[utoipa::path(tag = "service", responses((status = 200, body = Ready), (status = 503, description = "not ready")))]
+        #[get($path)]
+        async fn $name(health: web::Data<Health>) -> Result<impl Responder, Problem> {
+            readiness(&health).await.map(web::Json)
+        }
+    };
+}
+
+probe!(live, "/health/live", "That the process answers.", live);
+probe!(healthz, "/healthz", "Alias of `/health/live`.", live);
+probe!(ready, "/health/ready", "Whether the relay can serve: its store answers, its schema fits, it is not stopping.", ready);
+probe!(readyz, "/readyz", "Alias of `/health/ready`.", ready);
+
+async fn readiness(health: &Health) -> Result<Ready, Problem> {
+    if health.draining.load(Ordering::SeqCst) {
+        return Err(Problem::unavailable("draining", "the relay is stopping"));
+    }
+    health.store.check().await?;
+    let degraded = if health.switchboard.reachable().await { vec![] } else { vec!["hot-state"] };
+    Ok(Ready { status: "ready", degraded })
+}
+
+/// The limits that clients meet.
+#[utoipa::path(tag = "service", responses((status = 200, body = LimitsAnswer)))]
+#[get("/api/v1/limits")]
+async fn limits(config: web::Data<Config>) -> impl Responder {
+    let (client, store) = (config.limits, config.store_limits);
+    web::Json(LimitsAnswer {
+        max_body_bytes: client.body,
+        max_keys_body_bytes: client.keys_body,
+        max_message_body_bytes: client.message_body,
+        max_envelope_bytes: client.envelope,
+        max_send_bytes: client.send,
+        max_in_flight: client.in_flight,
+        max_devices: store.max_devices,
+        max_prekeys: store.max_prekeys,
+        max_mailbox_items: store.mailbox_items,
+        max_mailbox_items_per_sender: store.mailbox_items_per_sender,
+        queue_ttl_seconds: config.queue_life.as_secs(),
+        access_token_ttl_seconds: config.access_token_life.as_secs(),
+        heartbeat_seconds: config.socket.heartbeat.as_secs(),
+    })
+}
+
+/// Adds these routes.
+pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
+    services.service(about).service(health).service(live).service(healthz).service(ready).service(readyz);
+    services.service(limits);
+}

@@ -1,0 +1,402 @@
+//! Public keys of devices: publish, take, rotate, count; and devices coming and going.
+
+mod check;
+pub mod routes;
+pub mod signal;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use subtle::ConstantTimeEq;
+
+pub use check::{RawPreKey, RawSignedPreKey};
+
+use crate::{
+    domain::{
+        Caller, Clock, Device, DeviceId, DeviceNo, IdentityKey, KeyId, KeyKind, KeyStats, LinkedBy, RegistrationId,
+        Signature, Timestamp, UserId,
+    },
+    hot::{Event, KeysLow, Switchboard},
+    store::{
+        Deactivated, KeyUpload, Limits, LinkOffer, NewSession, Published, Registered, Registration, Store, StoreError,
+        TakenBundle,
+    },
+};
+
+/// One-time pre-keys below which a device should bring more.
+pub const LOW: u32 = 20;
+
+/// One-time pre-keys a device must bring when it registers.
+pub const LEAST_PREKEYS: usize = 50;
+
+/// Age at which a signed pre-key should be rotated.
+pub const ROTATION_AGE: Duration = Duration::from_hours(7 * 24);
+
+/// How long a link token lives.
+const LINK_LIFE: Duration = Duration::from_mins(10);
+
+/// Why an act on keys was refused. Fields are named as on the wire.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A key is not one: the field and why.
+    #[error("invalid key")]
+    InvalidKey(String, String),
+    /// A signature does not verify: the field.
+    #[error("invalid signature")]
+    InvalidSignature(String),
+    /// The proof that the device holds its identity key does not verify.
+    #[error("invalid proof")]
+    InvalidProof,
+    /// A Signal identity comes without a last-resort KEM pre-key.
+    #[error("kem required")]
+    KemRequired,
+    /// Fewer one-time pre-keys than needed.
+    #[error("too few pre-keys")]
+    TooFew(&'static str, usize),
+    /// More pre-keys than a device may have: the field and the limit.
+    #[error("too many pre-keys")]
+    TooMany(&'static str, u32),
+    /// An id or key occurs twice in one list: the field and the index.
+    #[error("duplicate pre-key")]
+    Duplicate(String, usize),
+    /// A key or id was uploaded before: the field and the index, if it is in a list.
+    #[error("pre-key reused")]
+    Reused(&'static str, Option<usize>),
+    /// The device id is active already.
+    #[error("device exists")]
+    DeviceExists,
+    /// A link token is needed, and none that fits came.
+    #[error("link required")]
+    LinkRequired,
+    /// The user has as many devices as it may.
+    #[error("too many devices")]
+    TooManyDevices(u32),
+    /// Too young to deactivate that device.
+    #[error("not allowed")]
+    NotAllowed,
+    /// There is no such device, or no longer.
+    #[error("unknown device")]
+    UnknownDevice,
+    /// The client's keys are not the relay's.
+    #[error("keys differ")]
+    KeysDiffer,
+    /// The store could not be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A registration as it came.
+#[derive(Debug)]
+pub struct RegistrationRequest {
+    /// The user.
+    pub user_id: UserId,
+    /// The device.
+    pub device_id: DeviceId,
+    /// A name for its owner's eyes.
+    pub device_name: Option<String>,
+    /// Its registration id.
+    pub registration_id: RegistrationId,
+    /// Its identity key.
+    pub identity_key: Bytes,
+    /// Its signature over the registration statement.
+    pub proof: Option<Bytes>,
+    /// Its signed pre-key.
+    pub signed_prekey: RawSignedPreKey,
+    /// Its one-time pre-keys.
+    pub onetime_prekeys: Vec<RawPreKey>,
+    /// Its one-time KEM pre-keys.
+    pub kem_prekeys: Vec<RawSignedPreKey>,
+    /// Its last-resort KEM pre-key.
+    pub last_resort_kem_prekey: Option<RawSignedPreKey>,
+    /// BLAKE3 of the link token.
+    pub link_token_hash: Option<[u8; 32]>,
+    /// The session to open.
+    pub session: NewSession,
+}
+
+/// More keys for a device, as they came.
+#[derive(Debug, Default)]
+pub struct UploadRequest {
+    /// A new signed pre-key.
+    pub signed_prekey: Option<RawSignedPreKey>,
+    /// One-time pre-keys.
+    pub onetime_prekeys: Vec<RawPreKey>,
+    /// One-time KEM pre-keys.
+    pub kem_prekeys: Vec<RawSignedPreKey>,
+    /// A new last-resort KEM pre-key.
+    pub last_resort_kem_prekey: Option<RawSignedPreKey>,
+}
+
+/// Keys that were added.
+#[derive(Debug, Clone, Copy)]
+pub struct Uploaded {
+    /// How many were new.
+    pub accepted: u32,
+    /// How many were known.
+    pub already_known: u32,
+    /// One-time pre-keys now stored.
+    pub onetime_count: u32,
+    /// One-time KEM pre-keys now stored.
+    pub kem_count: u32,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The acts on keys and devices.
+pub struct Keys {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// To tell owners that keys run low, and sessions that they end.
+    pub switchboard: Arc<Switchboard>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The name that devices sign for.
+    pub relay_name: String,
+    /// Whether registrations must prove that they hold the identity key.
+    pub proof_required: bool,
+    /// The limits.
+    pub limits: Limits,
+}
+
+impl Keys {
+    /// Registers a device.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing changed.
+    pub async fn register(&self, request: RegistrationRequest) -> Result<(Caller, Timestamp), Refusal> {
+        let identity = check::identity(&request.identity_key)?;
+        self.check_proof(&identity, &request)?;
+        self.check_counts(&request, &identity)?;
+        let (onetime, kem) = (&request.onetime_prekeys, &request.kem_prekeys);
+        let last_resort = request.last_resort_kem_prekey.as_ref();
+        let registration = Registration {
+            user_id: request.user_id,
+            device_id: request.device_id,
+            device_name: request.device_name,
+            registration_id: request.registration_id,
+            identity_key: identity,
+            signed_prekey: check::signed(&identity, "signed_prekey", &request.signed_prekey)?,
+            onetime_prekeys: check::onetime_list(&identity, "onetime_prekeys", onetime)?,
+            kem_prekeys: check::kem_list(&identity, "kem_prekeys", kem, last_resort)?,
+            last_resort_kem_prekey: check_last_resort(&identity, last_resort)?,
+            link_token_hash: request.link_token_hash,
+            session: request.session,
+        };
+        let positions = Indexes::of(&registration.onetime_prekeys, &registration.kem_prekeys);
+        let now = self.clock.now();
+        match self.store.register_device(registration, now).await? {
+            Registered::Registered(caller) => Ok((caller, now)),
+            Registered::DeviceExists => Err(Refusal::DeviceExists),
+            Registered::LinkRequired => Err(Refusal::LinkRequired),
+            Registered::TooManyDevices => Err(Refusal::TooManyDevices(self.limits.max_devices)),
+            Registered::KeyReused(kind, id) => Err(positions.reused(kind, id)),
+        }
+    }
+
+    fn check_proof(&self, identity: &IdentityKey, request: &RegistrationRequest) -> Result<(), Refusal> {
+        let Some(proof) = &request.proof else {
+            return if self.proof_required { Err(Refusal::InvalidProof) } else { Ok(()) };
+        };
+        let public_key = &request.signed_prekey.public_key;
+        let statement =
+            signal::register_statement(&self.relay_name, request.user_id, &request.device_id, public_key);
+        let proof = Signature::try_from(&proof[..]).map_err(|_| Refusal::InvalidProof)?;
+        if signal::verify(identity, &statement, &proof) { Ok(()) } else { Err(Refusal::InvalidProof) }
+    }
+
+    fn check_counts(&self, request: &RegistrationRequest, identity: &IdentityKey) -> Result<(), Refusal> {
+        let most = self.limits.max_prekeys;
+        if request.onetime_prekeys.len() < LEAST_PREKEYS {
+            return Err(Refusal::TooFew("onetime_prekeys", LEAST_PREKEYS));
+        }
+        if request.onetime_prekeys.len() > most as usize {
+            return Err(Refusal::TooMany("onetime_prekeys", most));
+        }
+        if request.kem_prekeys.len() > most as usize {
+            return Err(Refusal::TooMany("kem_prekeys", most));
+        }
+        if matches!(identity, IdentityKey::Signal(_)) && request.last_resort_kem_prekey.is_none() {
+            return Err(Refusal::KemRequired);
+        }
+        Ok(())
+    }
+
+    /// Keeps the word of an existing device for a newcomer and returns when the token ends.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing changed.
+    pub async fn link(
+        &self,
+        caller: &Caller,
+        device_id: DeviceId,
+        identity_key: &[u8],
+        signature: &[u8],
+        token_hash: [u8; 32],
+    ) -> Result<Timestamp, Refusal> {
+        let identity = check::identity(identity_key)?;
+        let own = self.store.lasting_keys(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?.identity_key;
+        let bad = || Refusal::InvalidSignature("signature".into());
+        let signature = Signature::try_from(signature).map_err(|_| bad())?;
+        let statement = signal::link_statement(caller.user_id, &device_id, &identity);
+        if !signal::verify(&own, &statement, &signature) {
+            return Err(bad());
+        }
+        let now = self.clock.now();
+        let expires_at = now.plus(LINK_LIFE);
+        let offer = LinkOffer {
+            user_id: caller.user_id,
+            by: caller.device_no,
+            device_id,
+            identity_key: identity,
+            linked_by: LinkedBy { device_id: caller.device_id.clone(), identity_key: own, signature },
+            token_hash,
+            expires_at,
+        };
+        if self.store.offer_link(offer, now).await? { Ok(expires_at) } else { Err(Refusal::UnknownDevice) }
+    }
+
+    /// Takes a bundle of one device, and tells its owner when keys run low.
+    ///
+    /// # Errors
+    /// `UnknownDevice` when there is no such active device.
+    pub async fn bundle(&self, user: UserId, device: Option<&DeviceId>) -> Result<TakenBundle, Refusal> {
+        let taken = self.store.take_bundle(user, device).await?.ok_or(Refusal::UnknownDevice)?;
+        self.tell_owner(&taken).await;
+        Ok(taken)
+    }
+
+    /// Takes a bundle of every device of a user; of the caller's own user every other one.
+    ///
+    /// # Errors
+    /// `UnknownDevice` when the user has no active device.
+    pub async fn bundles(&self, user: UserId, except: Option<DeviceNo>) -> Result<Vec<TakenBundle>, Refusal> {
+        let taken = self.store.take_bundles(user, except).await?.ok_or(Refusal::UnknownDevice)?;
+        for bundle in &taken {
+            self.tell_owner(bundle).await;
+        }
+        Ok(taken)
+    }
+
+    async fn tell_owner(&self, taken: &TakenBundle) {
+        if taken.onetime_left >= LOW && !taken.last_resort_given {
+            return;
+        }
+        let low = KeysLow {
+            onetime_prekeys: taken.onetime_left,
+            kem_prekeys: taken.kem_left,
+            last_resort_used: taken.last_resort_given,
+        };
+        self.switchboard.notify(taken.device_no, Event::KeysLow(low)).await;
+    }
+
+    /// Adds and replaces keys of the calling device.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing changed.
+    pub async fn upload(&self, caller: &Caller, request: UploadRequest) -> Result<Uploaded, Refusal> {
+        let most = self.limits.max_prekeys;
+        if request.onetime_prekeys.len() > most as usize {
+            return Err(Refusal::TooMany("onetime_prekeys", most));
+        }
+        if request.kem_prekeys.len() > most as usize {
+            return Err(Refusal::TooMany("kem_prekeys", most));
+        }
+        let lasting = self.store.lasting_keys(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?;
+        let identity = &lasting.identity_key;
+        let last_resort = request.last_resort_kem_prekey.as_ref();
+        let signed = request.signed_prekey.as_ref();
+        let upload = KeyUpload {
+            signed_prekey: signed.map(|raw| check::signed(identity, "signed_prekey", raw)).transpose()?,
+            onetime_prekeys: check::onetime_list(identity, "onetime_prekeys", &request.onetime_prekeys)?,
+            kem_prekeys: check::kem_list(identity, "kem_prekeys", &request.kem_prekeys, last_resort)?,
+            last_resort_kem_prekey: check_last_resort(identity, last_resort)?,
+        };
+        let indexes = Indexes::of(&upload.onetime_prekeys, &upload.kem_prekeys);
+        let at = self.clock.now();
+        match self.store.publish_keys(caller.device_no, upload, at).await? {
+            Published::Published { accepted, already_known, onetime_count, kem_count } => {
+                Ok(Uploaded { accepted, already_known, onetime_count, kem_count, at })
+            }
+            Published::KeyReused(kind, id) => Err(indexes.reused(kind, id)),
+            Published::TooMany(KeyKind::OneTime | KeyKind::Signed) => Err(Refusal::TooMany("onetime_prekeys", most)),
+            Published::TooMany(KeyKind::Kem) => Err(Refusal::TooMany("kem_prekeys", most)),
+            Published::Gone => Err(Refusal::UnknownDevice),
+        }
+    }
+
+    /// Deactivates a device of the caller's user and ends its sessions.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing changed.
+    pub async fn deactivate(&self, caller: &Caller, target: &DeviceId) -> Result<DeviceNo, Refusal> {
+        match self.store.deactivate(caller, target, self.clock.now()).await? {
+            Deactivated::Gone(device) => {
+                self.switchboard.notify(device, Event::Deactivated).await;
+                if let Err(error) = self.switchboard.engine().forget_device(device).await {
+                    tracing::debug!(error = %error.0, "an offline queue is left to its expiry");
+                }
+                Ok(device)
+            }
+            Deactivated::Unknown => Err(Refusal::UnknownDevice),
+            Deactivated::NotAllowed => Err(Refusal::NotAllowed),
+        }
+    }
+
+    /// The active devices of a user, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn devices(&self, user: UserId) -> Result<Vec<Device>, Refusal> {
+        Ok(self.store.devices(user).await?)
+    }
+
+    /// How many keys the calling device has, and how old its signed pre-key is.
+    ///
+    /// # Errors
+    /// `UnknownDevice` when it was deactivated.
+    pub async fn stats(&self, caller: &Caller) -> Result<(KeyStats, Duration), Refusal> {
+        let stats = self.store.key_stats(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?;
+        Ok((stats, self.clock.now().since(stats.signed_prekey_at)))
+    }
+
+    /// Compares the caller's digest of its lasting keys with the relay's.
+    ///
+    /// # Errors
+    /// `KeysDiffer`.
+    pub async fn compare(&self, caller: &Caller, digest: &[u8]) -> Result<(), Refusal> {
+        let keys = self.store.lasting_keys(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?;
+        let own = signal::key_digest(&keys.identity_key, &keys.signed_prekey, keys.last_resort_kem_prekey.as_ref());
+        if bool::from(own.ct_eq(digest)) { Ok(()) } else { Err(Refusal::KeysDiffer) }
+    }
+}
+
+fn check_last_resort(
+    identity: &IdentityKey,
+    raw: Option<&RawSignedPreKey>,
+) -> Result<Option<crate::domain::SignedPreKey>, Refusal> {
+    raw.map(|raw| check::kem(identity, "last_resort_kem_prekey", raw)).transpose()
+}
+
+/// Where the ids of an upload stood in their lists, to name the place of a reused one.
+struct Indexes {
+    onetime: Vec<KeyId>,
+    kem: Vec<KeyId>,
+}
+
+impl Indexes {
+    fn of(onetime: &[crate::domain::OneTimePreKey], kem: &[crate::domain::SignedPreKey]) -> Self {
+        Self { onetime: onetime.iter().map(|key| key.id).collect(), kem: kem.iter().map(|key| key.id).collect() }
+    }
+
+    fn reused(&self, kind: KeyKind, id: KeyId) -> Refusal {
+        let index = |ids: &[KeyId]| ids.iter().position(|other| *other == id);
+        match kind {
+            KeyKind::Signed => Refusal::Reused("signed_prekey", None),
+            KeyKind::OneTime => Refusal::Reused("onetime_prekeys", index(&self.onetime)),
+            KeyKind::Kem => match index(&self.kem) {
+                None => Refusal::Reused("last_resort_kem_prekey", None),
+                found => Refusal::Reused("kem_prekeys", found),
+            },
+        }
+    }
+}
