@@ -1,1 +1,10 @@
-fn main() {}
+//! The relay's program. Everything is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    restante::cli::Arguments::parse().run().await
+}

@@ -62,6 +62,17 @@ uuid_id!(
     SessionId
 );
 
+impl MessageId {
+    /// A fresh id for something accepted at `now`: a UUID of version 7 (RFC 9562), so that ids lie near each other in
+    /// an index.
+    #[must_use]
+    pub fn fresh(now: super::Timestamp) -> Self {
+        let seconds = u64::try_from(now.seconds()).unwrap_or(0);
+        let nanos = u32::try_from(now.millis().rem_euclid(1000)).unwrap_or(0) * 1_000_000;
+        Self(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)))
+    }
+}
+
 /// The name that a user gave to a device: 1–64 of `A–Z a–z 0–9 . _ -`, and not `me`,
 /// which stands for the caller's own device in paths.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,0 +1,87 @@
+//! The one list of routes. The OpenAPI document comes from it.
+
+use actix_web::{App, HttpResponse, Responder, get, http::Method, http::header, web};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
+
+use crate::{
+    http::{KnownPaths, service},
+    keys, messages, queue,
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Restante",
+        description = "A zero-knowledge relay for Signal and MLS clients. Errors are application/problem+json with a \
+                       stable `code`; see proto-docs/problems.md. The socket's frames are in proto-docs/websocket.md."
+    ),
+    modifiers(&Bearer),
+    tags(
+        (name = "service", description = "The relay itself"),
+        (name = "keys", description = "Devices and their public keys"),
+        (name = "messages", description = "Sealed messages and the mailbox"),
+        (name = "socket", description = "Live delivery"),
+    )
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Adds every route.
+pub fn routes(services: &mut ServiceConfig<'_>) {
+    services
+        .configure(service::routes)
+        .configure(keys::routes::routes)
+        .configure(messages::routes::routes)
+        .configure(queue::routes::routes)
+        .service(openapi);
+}
+
+/// The OpenAPI document.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    let (_, document) = App::new().into_utoipa_app().openapi(Document::openapi()).configure(routes).split_for_parts();
+    document
+}
+
+/// The document as it is committed and served.
+#[must_use]
+pub fn document_text() -> String {
+    document().to_pretty_json().unwrap_or_default() + "\n"
+}
+
+/// The paths there are and their methods.
+#[must_use]
+pub fn known_paths() -> KnownPaths {
+    KnownPaths::new(document().paths.paths.into_iter().map(|(path, item)| {
+        let known = [
+            (item.get.is_some(), Method::GET),
+            (item.put.is_some(), Method::PUT),
+            (item.post.is_some(), Method::POST),
+            (item.delete.is_some(), Method::DELETE),
+        ];
+        (path, known.into_iter().filter(|(is_known, _)| *is_known).map(|(_, method)| method).collect())
+    }))
+}
+
+/// The document's text, made once for all workers.
+pub struct DocumentText(pub String);
+
+/// This document.
+#[utoipa::path(tag = "service", responses((status = 200, description = "the OpenAPI document")))]
+#[get("/api/v1/openapi.json")]
+async fn openapi(text: web::Data<DocumentText>) -> impl Responder {
+    HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "application/json")).body(text.0.clone())
+}

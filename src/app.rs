@@ -1,0 +1,379 @@
+//! The composition root: picks the engines, builds the features, listens, runs the jobs, stops gracefully.
+
+use std::{
+    fs,
+    future::Future,
+    io::{self, Write},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use actix_cors::Cors;
+use actix_web::{App, HttpServer, dev::ServerHandle, http::KeepAlive, middleware::from_fn, web};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hkdf::Hkdf;
+use sha2::Sha256;
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use utoipa_actix_web::AppExt;
+
+use crate::{
+    api,
+    auth::{Authority, Tokens},
+    config::{AuthMode, Config, MasterSecret},
+    domain::Clock,
+    hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
+    http::{Problem, frame, service::Health, unknown_path},
+    jobs,
+    keys::Keys,
+    messages::{ConversationKey, Messages, SendRules},
+    queue::{Queue, routes::SocketFloor},
+    store::{Committed, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
+};
+
+/// Batches of committed items that may wait for hot delivery.
+const COMMITTED_BATCHES: usize = 256;
+
+/// How long a silent head of a request is waited for.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an idle HTTP connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Why the relay did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store could not be opened.
+    #[error("the store cannot be opened: {}", reason(.0))]
+    Store(#[from] StoreError),
+    /// The hot engine's address cannot be used.
+    #[error("hot state cannot be set up: {}", .0.0)]
+    Hot(#[from] HotError),
+    /// The address cannot be listened on, or the data folder cannot be used.
+    #[error("{0}: {1}")]
+    Io(String, #[source] io::Error),
+    /// The secret in the data folder is not one.
+    #[error("{0} does not hold 32 bytes in base64")]
+    MasterSecret(String),
+}
+
+fn reason(error: &StoreError) -> String {
+    match error {
+        StoreError::Unavailable(source) => source.to_string(),
+        StoreError::Overloaded => error.to_string(),
+    }
+}
+
+/// A running relay.
+pub struct Relay {
+    addresses: Vec<SocketAddr>,
+    engines: String,
+    health: web::Data<Health>,
+    floor: web::Data<SocketFloor>,
+    server: ServerHandle,
+    serving: JoinHandle<io::Result<()>>,
+    jobs: TaskTracker,
+    stop_sockets: CancellationToken,
+    stop_jobs: CancellationToken,
+    patience: Duration,
+}
+
+/// Starts a relay.
+///
+/// # Errors
+/// A [`StartError`] in words for the operator; nothing is left running.
+pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
+    let (committed, commits) = mpsc::channel(COMMITTED_BATCHES);
+    let (store, store_name) = open_store(&config, committed).await?;
+    let sessions = Arc::new(Sessions::default());
+    let (engine, engine_name) = open_hot(&config, &sessions)?;
+    let switchboard = Switchboard::new(sessions, engine);
+    let master = master_secret(&config)?;
+    let tokens = Tokens::new(&config.relay_name, &derive(&master, b"token signing"), config.access_token_life);
+    let open = config.auth_mode == AuthMode::Open;
+    let authority = Authority::new(tokens, open, Arc::clone(&store), Arc::clone(&clock)).await?;
+
+    let (stop_sockets, stop_jobs, jobs) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    jobs.spawn(Arc::clone(&switchboard).carry(commits));
+    jobs.spawn(Arc::clone(&switchboard).tidy(stop_jobs.clone()));
+    jobs.spawn(jobs::reconcile(Arc::clone(&store), Arc::clone(&switchboard), stop_jobs.clone()));
+    jobs.spawn(jobs::follow_revocations(Arc::clone(&authority), Arc::clone(&switchboard), stop_jobs.clone()));
+    jobs.spawn(jobs::expire(Arc::clone(&store), Arc::clone(&clock), stop_jobs.clone()));
+
+    let parts = Parts::new(&config, &store, &switchboard, &authority, &clock, &master, &stop_sockets);
+    let (health, floor) = (parts.health.clone(), parts.floor.clone());
+    let patience = config.shutdown_timeout;
+    let listening = listen(config, parts);
+    let (server, addresses) = match listening {
+        Ok(listening) => listening,
+        Err(error) => {
+            stop_jobs.cancel();
+            store.close().await;
+            return Err(error);
+        }
+    };
+    let handle = server.handle();
+    Ok(Relay {
+        addresses,
+        engines: format!("store: {store_name}, hot state: {engine_name}"),
+        health,
+        floor,
+        server: handle,
+        serving: tokio::spawn(server),
+        jobs,
+        stop_sockets,
+        stop_jobs,
+        patience,
+    })
+}
+
+impl Relay {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.addresses.first().copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// Which engines it runs on, in words.
+    #[must_use]
+    pub fn engines(&self) -> &str {
+        &self.engines
+    }
+
+    /// Runs until `asked` is ready, then stops gracefully: sockets get 1001 after the answers in flight, requests are
+    /// finished, what is being committed is committed; all of it within the shutdown timeout.
+    ///
+    /// # Errors
+    /// When the listener failed.
+    pub async fn run_until(mut self, asked: impl Future<Output = ()>) -> io::Result<()> {
+        let failed = tokio::select! {
+            ended = &mut self.serving => Some(ended),
+            () = asked => None,
+        };
+        self.stop().await;
+        match failed {
+            Some(ended) => ended.map_err(io::Error::other)?,
+            None => Ok(()),
+        }
+    }
+
+    async fn stop(&self) {
+        tracing::info!("stopping");
+        self.health.draining.store(true, Ordering::SeqCst);
+        self.stop_sockets.cancel();
+        if timeout(self.patience, self.floor.emptied()).await.is_err() {
+            tracing::warn!("some sockets did not end in time");
+        }
+        self.server.stop(true).await;
+        self.stop_jobs.cancel();
+        if timeout(self.patience, self.health.store.close()).await.is_err() {
+            tracing::warn!("the store did not close in time");
+        }
+        self.health.switchboard.engine().close().await;
+        self.jobs.close();
+        if timeout(Duration::from_secs(1), self.jobs.wait()).await.is_err() {
+            tracing::debug!("hot delivery was cut off; the store has everything");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+async fn open_store(config: &Config, committed: Committed) -> Result<(Arc<dyn Store>, String), StartError> {
+    let limits = config.store_limits;
+    match &config.database_url {
+        Some(url) => {
+            let store = PostgresStore::connect(url, config.max_db_connections, limits, committed).await?;
+            Ok((Arc::new(store), "Postgres".to_owned()))
+        }
+        None => {
+            let store = SqliteStore::open(&config.data_dir, limits, committed).await?;
+            Ok((Arc::new(store), format!("SQLite in {}", config.data_dir.display())))
+        }
+    }
+}
+
+fn open_hot(config: &Config, sessions: &Arc<Sessions>) -> Result<(Arc<dyn Hot>, &'static str), HotError> {
+    let doorbell = Arc::clone(sessions);
+    Ok(match &config.redis_url {
+        Some(url) => (Arc::new(RedisHot::connect(url, &config.redis_prefix, doorbell)?), "Redis"),
+        None => (Arc::new(local::LocalHot::join(&local::LocalHub::new(), doorbell)), "in-process"),
+    })
+}
+
+/// Applies the migrations that are missing, and nothing else.
+///
+/// # Errors
+/// When the store cannot be opened.
+pub async fn migrate(config: &Config) -> Result<(), StartError> {
+    match &config.database_url {
+        Some(url) => PostgresStore::migrate(url).await?,
+        None => SqliteStore::migrate(&config.data_dir).await?,
+    }
+    Ok(())
+}
+
+/// What every HTTP worker shares.
+#[derive(Clone)]
+struct Parts {
+    health: web::Data<Health>,
+    floor: web::Data<SocketFloor>,
+    authority: web::Data<Authority>,
+    keys: web::Data<Keys>,
+    messages: web::Data<Messages>,
+    queue: web::Data<Queue>,
+}
+
+impl Parts {
+    fn new(
+        config: &Config,
+        store: &Arc<dyn Store>,
+        switchboard: &Arc<Switchboard>,
+        authority: &Arc<Authority>,
+        clock: &Arc<dyn Clock>,
+        master: &MasterSecret,
+        stop_sockets: &CancellationToken,
+    ) -> Self {
+        let shared = || (Arc::clone(store), Arc::clone(switchboard), Arc::clone(clock));
+        let (store, switchboard, clock) = shared();
+        let queue = Arc::new(Queue { store, switchboard, clock });
+        let (store, switchboard, clock) = shared();
+        let rules = SendRules {
+            envelope: config.limits.envelope,
+            send: config.limits.send,
+            plaintext_guard: config.plaintext_guard,
+            queue_life: config.queue_life,
+        };
+        let conversations = ConversationKey::new(derive(master, b"conversation ids"));
+        let messages = Arc::new(Messages { store, switchboard, clock, rules, conversations });
+        let (store, switchboard, clock) = shared();
+        let keys = Keys {
+            store,
+            switchboard,
+            clock,
+            relay_name: config.relay_name.clone(),
+            proof_required: config.auth_mode == AuthMode::Device,
+            limits: config.store_limits,
+        };
+        let (store, switchboard, clock) = shared();
+        let health = Health { store, switchboard, clock, draining: AtomicBool::new(false), started: Instant::now() };
+        let floor = SocketFloor::new(
+            Arc::clone(&queue),
+            Arc::clone(&messages),
+            Arc::clone(authority),
+            config,
+            stop_sockets.clone(),
+        );
+        Self {
+            health: web::Data::new(health),
+            floor: web::Data::new(floor),
+            authority: Arc::clone(authority).into(),
+            keys: web::Data::new(keys),
+            messages: messages.into(),
+            queue: queue.into(),
+        }
+    }
+}
+
+fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<SocketAddr>), StartError> {
+    let address = config.address();
+    let (workers, patience) = (config.workers, config.shutdown_timeout.as_secs());
+    // The kernel gives up a peer that takes nothing, some time after the session has.
+    let stalled = config.socket.stall + Duration::from_secs(5);
+    let config = web::Data::new(config);
+    let known = web::Data::new(api::known_paths());
+    let document = web::Data::new(api::DocumentText(api::document_text()));
+    let server = HttpServer::new(move || {
+        let query = web::QueryConfig::default().error_handler(|error, _| bad_query(&error).into());
+        App::new()
+            .app_data(config.clone())
+            .app_data(known.clone())
+            .app_data(document.clone())
+            .app_data(parts.health.clone())
+            .app_data(parts.floor.clone())
+            .app_data(parts.authority.clone())
+            .app_data(parts.keys.clone())
+            .app_data(parts.messages.clone())
+            .app_data(parts.queue.clone())
+            .app_data(query)
+            .wrap(cors(&config))
+            .wrap(from_fn(frame))
+            .into_utoipa_app()
+            .configure(api::routes)
+            .into_app()
+            .default_service(web::to(unknown_path))
+    });
+    let server = if workers > 0 { server.workers(workers) } else { server };
+    let server = server
+        .keep_alive(KeepAlive::Timeout(IDLE_TIMEOUT))
+        .client_request_timeout(HEAD_TIMEOUT)
+        .shutdown_timeout(patience)
+        .tcp_nodelay(true)
+        .disable_signals()
+        .on_connect(move |connection, _| {
+            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>()
+                && let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(stalled))
+            {
+                tracing::debug!(%error, "a connection keeps the system's own timeout");
+            }
+        })
+        .bind(address)
+        .map_err(|error| StartError::Io(format!("cannot listen on {address}"), error))?;
+    let addresses = server.addrs();
+    Ok((server.run(), addresses))
+}
+
+fn bad_query(error: &actix_web::error::QueryPayloadError) -> Problem {
+    Problem::new(400, "bad-query", error.to_string().chars().take(200).collect::<String>())
+}
+
+fn cors(config: &Config) -> Cors {
+    let allowed = config.cors_allowed_origins.iter();
+    let cors = allowed.fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
+    cors.allowed_methods(["GET", "POST", "PUT", "DELETE"])
+        .allowed_headers(["authorization", "content-type"])
+        .expose_headers(["x-request-id", "retry-after"])
+        .max_age(3600)
+        .block_on_origin_mismatch(false)
+}
+
+/// A key for one purpose, grown from the master secret (HKDF-SHA-256, RFC 5869).
+fn derive(master: &MasterSecret, purpose: &[u8]) -> [u8; 32] {
+    let mut key = [0; 32];
+    let grown = Hkdf::<Sha256>::new(Some(b"restante-v1"), &master.0).expand(purpose, &mut key);
+    debug_assert!(grown.is_ok(), "32 bytes are less than the most that HKDF gives");
+    key
+}
+
+/// The configured secret, or the one in the data folder, made there once.
+fn master_secret(config: &Config) -> Result<MasterSecret, StartError> {
+    if let Some(secret) = &config.master_secret {
+        return Ok(secret.clone());
+    }
+    let path = config.data_dir.join("master.key");
+    let name = path.display().to_string();
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let bytes = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+            bytes.map(MasterSecret).ok_or(StartError::MasterSecret(name))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_secret(&path).map_err(|error| StartError::Io(name, error))
+        }
+        Err(error) => Err(StartError::Io(name, error)),
+    }
+}
+
+fn make_secret(path: &Path) -> io::Result<MasterSecret> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{}", STANDARD.encode(bytes))?;
+    file.sync_all()?;
+    Ok(MasterSecret(bytes))
+}

@@ -1,0 +1,124 @@
+//! The command line: serve (the default), migrate, openapi, healthcheck.
+
+use std::{io, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::{Parser, Subcommand};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+
+use crate::{
+    api, app,
+    config::{Config, LogFormat},
+    domain::SystemClock,
+    telemetry,
+};
+
+/// A zero-knowledge relay for Signal and MLS clients. Settings come from the environment and .env; see .env.example.
+#[derive(Debug, Parser)]
+#[command(name = "restante", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Run the relay (the default)
+    Serve,
+    /// Bring the store's schema up to date and stop
+    Migrate,
+    /// Print the OpenAPI document
+    Openapi,
+    /// Ask the relay of these settings whether it is ready; exit 0 if it is
+    Healthcheck,
+}
+
+/// How long a health check waits.
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Arguments {
+    /// Does what the command line asks for. What goes wrong is told on standard error.
+    pub async fn run(self) -> ExitCode {
+        let command = self.command.unwrap_or(Command::Serve);
+        if matches!(command, Command::Openapi) {
+            print!("{}", api::document_text());
+            return ExitCode::SUCCESS;
+        }
+        let config = match Config::load() {
+            Ok(config) => config,
+            Err(faults) => {
+                eprintln!("the settings have faults:\n{faults}");
+                return ExitCode::from(2);
+            }
+        };
+        let done = match command {
+            Command::Serve => serve(config).await,
+            Command::Migrate => app::migrate(&config).await.map_err(|error| error.to_string()),
+            Command::Healthcheck => healthcheck(&config).await.map_err(|error| error.to_string()),
+            Command::Openapi => Ok(()),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    let format = config.log_format;
+    telemetry::start(&config.log_filter, format)?;
+    if !config.plaintext_guard {
+        tracing::warn!("PLAINTEXT_GUARD=off: readable bodies are taken, and so the relay may hold plaintext");
+    }
+    if config.auth_mode == crate::config::AuthMode::Open {
+        tracing::warn!("AUTH_MODE=open: every local caller is trusted; for experiments only");
+    }
+    let relay = app::start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
+    announce(&relay, format);
+    relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string())
+}
+
+fn announce(relay: &app::Relay, format: LogFormat) {
+    let (version, address, engines) = (env!("CARGO_PKG_VERSION"), relay.address(), relay.engines());
+    match format {
+        LogFormat::Json => tracing::info!(version, %address, engines, "listening"),
+        LogFormat::Pretty => {
+            println!("restante {version} listens on http://{address} ({engines})");
+            println!("try: curl http://{address}/health");
+        }
+    }
+}
+
+/// Ready on SIGTERM or SIGINT.
+async fn asked_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be heard; only a kill stops this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn healthcheck(config: &Config) -> io::Result<()> {
+    let host = if config.host.is_unspecified() { [127, 0, 0, 1].into() } else { config.host };
+    let asked = async {
+        let mut stream = TcpStream::connect((host, config.port)).await?;
+        stream.write_all(b"GET /health/ready HTTP/1.0\r\nhost: localhost\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    let answer = timeout(HEALTHCHECK_TIMEOUT, asked).await.map_err(io::Error::other)??;
+    let status = answer.split_whitespace().nth(1).unwrap_or("no status");
+    if status == "200" { Ok(()) } else { Err(io::Error::other(format!("the relay is not ready: {status}"))) }
+}

@@ -1,0 +1,75 @@
+//! What runs beside the requests, on every node: the reconciler, the poll of revocations, expiry.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{auth::Authority, domain::Clock, hot::Switchboard, store::{Store, StoreError}};
+
+/// How often the heads of connected devices' mailboxes are compared with what their sessions have written.
+pub const RECONCILE_EVERY: Duration = Duration::from_secs(2);
+
+/// How often revocations are read.
+pub const REVOCATIONS_EVERY: Duration = Duration::from_millis(500);
+
+/// How often expiry runs. What has expired is not given out meanwhile.
+pub const EXPIRE_EVERY: Duration = Duration::from_secs(5);
+
+/// Pieces of expiry in one transaction.
+const EXPIRE_BATCH: u32 = 500;
+
+/// Makes hot delivery irrelevant to correctness: whatever it lost, a session that is behind its mailbox's head is told
+/// to read the store, without any condition that could be wrong.
+pub async fn reconcile(store: Arc<dyn Store>, switchboard: Arc<Switchboard>, stop: CancellationToken) {
+    every(RECONCILE_EVERY, stop, "mailbox heads could not be read", async || {
+        let watched = switchboard.watched();
+        let devices: Vec<_> = watched.iter().map(|(device, _)| *device).collect();
+        let seen: std::collections::HashMap<_, _> = watched.into_iter().collect();
+        for (device, head) in store.mailbox_heads(&devices).await? {
+            if seen.get(&device).is_some_and(|seen| *seen < head) {
+                switchboard.wake(device, head);
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// Shuts revoked devices out on this node and ends their sessions.
+pub async fn follow_revocations(authority: Arc<Authority>, switchboard: Arc<Switchboard>, stop: CancellationToken) {
+    every(REVOCATIONS_EVERY, stop, "revocations could not be read", async || {
+        for device in authority.read_revocations().await? {
+            switchboard.end(device);
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// Erases what has expired and forgets what has had its time, batch by batch.
+pub async fn expire(store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+    let stopped = stop.clone();
+    every(EXPIRE_EVERY, stop, "expiry failed", async || {
+        loop {
+            let done = store.expire(clock.now(), EXPIRE_BATCH).await?;
+            if done.bodies + done.forgotten < EXPIRE_BATCH || stopped.is_cancelled() {
+                return Ok(());
+            }
+        }
+    })
+    .await;
+}
+
+async fn every<F>(period: Duration, stop: CancellationToken, failure: &'static str, act: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(error) = act().await {
+            tracing::warn!(%error, failure);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The socket's frames, in JSON and in MessagePack. proto-docs/websocket.md describes every one.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::{
+    domain::{Item, MessageId},
+    hot::{KeysLow, ReceiptEvent},
+    http::{Problem, read_json},
+    messages::{SendFrame, SentAnswer},
+    wire::{Id, MessageStatus, MessageView, Time},
+};
+
+/// How frames are written on a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// `restante.v1`
+    Json,
+    /// `restante.v1.msgpack`
+    MessagePack,
+}
+
+impl Format {
+    /// The subprotocol that asks for this format.
+    pub(super) const fn protocol(self) -> &'static str {
+        match self {
+            Self::Json => "restante.v1",
+            Self::MessagePack => "restante.v1.msgpack",
+        }
+    }
+
+    /// Writes a frame.
+    pub(super) fn encode(self, frame: &ServerFrame) -> Option<Vec<u8>> {
+        match self {
+            Self::Json => serde_json::to_vec(frame).ok(),
+            Self::MessagePack => rmp_serde::to_vec_named(frame).ok(),
+        }
+    }
+
+    fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, Problem> {
+        match self {
+            Self::Json => read_json(bytes),
+            Self::MessagePack => {
+                let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+                serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+                    let field = error.path().to_string();
+                    let told: String = error.inner().to_string().chars().take(200).collect();
+                    Problem::bad_field(&field, told)
+                })
+            }
+        }
+    }
+}
+
+/// A frame to the client.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum ServerFrame {
+    Hello {
+        session_id: Id,
+        heartbeat_seconds: u64,
+        server_time: Time,
+        /// Items that wait, counted up to 1000.
+        pending: u32,
+    },
+    Message(MessageView),
+    Deleted {
+        message_id: Id,
+        deletes: Id,
+    },
+    QueueDrained,
+    Receipt {
+        message_id: Id,
+        conversation_id: Id,
+        by: Id,
+        status: MessageStatus,
+        at: Time,
+    },
+    KeysLow {
+        onetime_prekeys: u32,
+        kem_prekeys: u32,
+        last_resort_used: bool,
+    },
+    Sent {
+        #[serde(rename = "ref")]
+        reference: Option<String>,
+        #[serde(flatten)]
+        answer: SentAnswer,
+    },
+    Acked {
+        #[serde(rename = "ref")]
+        reference: String,
+    },
+    Error {
+        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
+        code: &'static str,
+        detail: String,
+        #[serde(flatten)]
+        members: Map<String, Value>,
+    },
+    Pong,
+}
+
+impl ServerFrame {
+    /// A mailbox item.
+    pub(super) fn item(item: &Item) -> Self {
+        match item {
+            Item::Message(message) => Self::Message(MessageView::from(message)),
+            Item::Deleted { message_id, deletes, .. } => {
+                Self::Deleted { message_id: Id(message_id.uuid()), deletes: Id(deletes.uuid()) }
+            }
+        }
+    }
+
+    /// A receipt.
+    pub(super) fn receipt(receipt: ReceiptEvent) -> Self {
+        Self::Receipt {
+            message_id: Id(receipt.message_id.uuid()),
+            conversation_id: Id(receipt.conversation_id.uuid()),
+            by: Id(receipt.by.uuid()),
+            status: receipt.status.into(),
+            at: Time(receipt.at),
+        }
+    }
+
+    /// That keys run low.
+    pub(super) const fn keys_low(low: KeysLow) -> Self {
+        Self::KeysLow {
+            onetime_prekeys: low.onetime_prekeys,
+            kem_prekeys: low.kem_prekeys,
+            last_resort_used: low.last_resort_used,
+        }
+    }
+
+    /// A refusal, of the request with this `ref` if it is known.
+    pub(super) fn error(reference: Option<String>, problem: &Problem) -> Self {
+        Self::Error {
+            reference,
+            code: problem.code(),
+            detail: problem.detail().to_owned(),
+            members: problem.members().clone(),
+        }
+    }
+}
+
+/// A frame from the client.
+#[derive(Debug)]
+pub(super) enum ClientFrame {
+    Send(Box<SendFrame>),
+    Ack(Vec<MessageId>),
+    Read(MessageId),
+    Auth(String),
+    Ping,
+}
+
+#[derive(Debug, Deserialize)]
+struct Head {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(rename = "ref")]
+    reference: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AckFrame {
+    #[serde(rename = "type")]
+    _type: String,
+    #[serde(rename = "ref")]
+    _reference: Option<String>,
+    message_ids: Vec<Id>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadFrame {
+    #[serde(rename = "type")]
+    _type: String,
+    #[serde(rename = "ref")]
+    _reference: Option<String>,
+    message_id: Id,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthFrame {
+    #[serde(rename = "type")]
+    _type: String,
+    #[serde(rename = "ref")]
+    _reference: Option<String>,
+    token: String,
+}
+
+/// The longest `ref`, in bytes.
+const LONGEST_REF: usize = 64;
+
+/// Message ids in one ack.
+const MOST_IDS: usize = 1000;
+
+/// Reads a frame. The `ref` comes back whenever it could be read, so that a refusal finds its request.
+pub(super) fn read(format: Format, bytes: &Bytes) -> (Option<String>, Result<ClientFrame, Problem>) {
+    let head = match format.decode::<Head>(bytes) {
+        Ok(head) => head,
+        Err(problem) => return (None, Err(problem)),
+    };
+    if head.reference.as_ref().is_some_and(|reference| reference.len() > LONGEST_REF) {
+        return (None, Err(Problem::bad_field("ref", "at most 64 bytes are taken")));
+    }
+    (head.reference, frame(format, &head.kind, bytes))
+}
+
+fn frame(format: Format, kind: &str, bytes: &Bytes) -> Result<ClientFrame, Problem> {
+    match kind {
+        "send" => format.decode::<SendFrame>(bytes).map(|frame| ClientFrame::Send(Box::new(frame))),
+        "ack" => {
+            let ids = format.decode::<AckFrame>(bytes)?.message_ids;
+            if ids.len() > MOST_IDS {
+                return Err(Problem::bad_field("message_ids", "at most 1000 ids are taken"));
+            }
+            Ok(ClientFrame::Ack(ids.into_iter().map(|id| MessageId::new(id.0)).collect()))
+        }
+        "read" => Ok(ClientFrame::Read(MessageId::new(format.decode::<ReadFrame>(bytes)?.message_id.0))),
+        "auth" => Ok(ClientFrame::Auth(format.decode::<AuthFrame>(bytes)?.token)),
+        "ping" => Ok(ClientFrame::Ping),
+        _ => Err(Problem::bad_field("type", "no frame of this type is known")),
+    }
+}

@@ -1,0 +1,258 @@
+//! The HTTP edge of the mailbox: the queue routes and the socket's opening.
+
+use std::sync::Arc;
+
+use actix_http::ws;
+use actix_web::{
+    HttpRequest, HttpResponse, Responder,
+    body::{BodyStream, BoxBody},
+    delete, get,
+    http::header,
+    post, web,
+};
+use serde::{Deserialize, Serialize};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Queue,
+    frames::Format,
+    inbox::Inbox,
+    outbox::{Writing, outbox},
+    session::{Session, Sockets, start},
+};
+use crate::{
+    auth::{Authority, Identity},
+    config::Config,
+    domain::{Item, MessageId, Position},
+    http::{Body, Problem, RequestBody},
+    messages::Messages,
+    wire::{Id, MessageView},
+};
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct QueueQuery {
+    /// 1–100, default 50.
+    limit: Option<u32>,
+    /// `next_after` of the page before.
+    after: Option<i64>,
+}
+
+/// That something happened to a message.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Notice {
+    /// Its sender deleted it for everyone.
+    Deleted { message_id: Id, deletes: Id },
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct QueueAnswer {
+    messages: Vec<MessageView>,
+    notices: Vec<Notice>,
+    count: usize,
+    /// Whether more is left after `next_after`.
+    more: bool,
+    next_after: i64,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(transparent)]
+struct MessageIds(Vec<Id>);
+
+impl RequestBody for MessageIds {}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct AckBody {
+    #[serde(default)]
+    message_ids: Vec<Id>,
+}
+
+impl RequestBody for AckBody {}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct AckAnswer {
+    success: bool,
+    /// How many items were there.
+    removed: u32,
+}
+
+/// Message ids in one ack.
+const MOST_IDS: usize = 1000;
+
+/// What waits for the calling device, in mailbox order. Reading does not remove.
+#[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path), QueueQuery),
+    security(("bearer" = [])), responses((status = 200, body = QueueAnswer)))]
+#[get("/queue/{user_id}/{device_id}")]
+async fn drain(
+    identity: Identity,
+    path: web::Path<(String, String)>,
+    query: web::Query<QueueQuery>,
+    queue: web::Data<Queue>,
+) -> Result<impl Responder, Problem> {
+    let caller = identity.act_as(&path.0, Some(&path.1)).await?;
+    let limit = query.limit.unwrap_or(50);
+    if !(1..=100).contains(&limit) {
+        return Err(Problem::bad_field("limit", "a number from 1 to 100 is expected"));
+    }
+    let after = Position(query.after.unwrap_or(0).max(0));
+    let left = queue.left(caller.device_no, after, limit).await?;
+    let items = queue.items(caller.device_no, &left.positions).await?;
+    let more = left.positions.len() == limit as usize;
+    let last = if more { left.positions.last().copied().unwrap_or(left.head) } else { left.head.max(after) };
+    let (mut messages, mut notices) = (Vec::new(), Vec::new());
+    for (_, item) in &items {
+        match item.as_ref() {
+            Item::Message(message) => messages.push(MessageView::from(message)),
+            Item::Deleted { message_id, deletes, .. } => notices
+                .push(Notice::Deleted { message_id: Id(message_id.uuid()), deletes: Id(deletes.uuid()) }),
+        }
+    }
+    Ok(web::Json(QueueAnswer { messages, notices, count: items.len(), more, next_after: last.0 }))
+}
+
+/// Erases items by their ids.
+#[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path)),
+    security(("bearer" = [])), responses((status = 200, body = AckAnswer)))]
+#[delete("/queue/{user_id}/{device_id}")]
+async fn remove(
+    identity: Identity,
+    path: web::Path<(String, String)>,
+    body: Body<MessageIds>,
+    queue: web::Data<Queue>,
+) -> Result<impl Responder, Problem> {
+    acknowledge(identity, &path, body.0.0, queue).await
+}
+
+/// Erases items by their ids.
+#[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path)),
+    security(("bearer" = [])), responses((status = 200, body = AckAnswer)))]
+#[post("/queue/{user_id}/{device_id}/ack")]
+async fn ack(
+    identity: Identity,
+    path: web::Path<(String, String)>,
+    body: Body<AckBody>,
+    queue: web::Data<Queue>,
+) -> Result<impl Responder, Problem> {
+    acknowledge(identity, &path, body.0.message_ids, queue).await
+}
+
+async fn acknowledge(
+    identity: Identity,
+    path: &(String, String),
+    ids: Vec<Id>,
+    queue: web::Data<Queue>,
+) -> Result<web::Json<AckAnswer>, Problem> {
+    let caller = identity.act_as(&path.0, Some(&path.1)).await?;
+    if ids.len() > MOST_IDS {
+        return Err(Problem::bad_field("message_ids", "at most 1000 ids are taken"));
+    }
+    let ids: Vec<_> = ids.into_iter().map(|id| MessageId::new(id.0)).collect();
+    let removed = queue.into_inner().ack_ids(caller.device_no, &ids).await?;
+    Ok(web::Json(AckAnswer { success: true, removed }))
+}
+
+/// Adds the queue routes to the scope of messages.
+pub fn queue_routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
+    services.service(drain).service(remove).service(ack);
+}
+
+/// Where sockets come from: what every session shares, and what keeps the relay from stopping before they ended.
+pub struct SocketFloor {
+    sockets: Arc<Sockets>,
+    running: TaskTracker,
+}
+
+impl SocketFloor {
+    /// A floor for the sockets of this process; `stop` ends them all.
+    #[must_use]
+    pub fn new(
+        queue: Arc<Queue>,
+        messages: Arc<Messages>,
+        authority: Arc<Authority>,
+        config: &Config,
+        stop: CancellationToken,
+    ) -> Self {
+        let (times, in_flight) = (config.socket, config.limits.in_flight);
+        let sockets = Sockets { queue, messages, authority, times, in_flight, stop };
+        Self { sockets: Arc::new(sockets), running: TaskTracker::new() }
+    }
+
+    /// Waits until every session has ended.
+    pub async fn emptied(&self) {
+        self.running.close();
+        self.running.wait().await;
+    }
+}
+
+/// Opens the socket of a device.
+#[utoipa::path(tag = "socket", params(("user_id" = String, Path), ("device_id" = String, Path)),
+    security(("bearer" = [])), responses(
+    (status = 101, description = "the frames are described in proto-docs/websocket.md"),
+    (status = 401, description = "no or bad token"), (status = 403, description = "`not-you`")))]
+#[get("/ws/{user_id}/{device_id}")]
+async fn socket(
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    payload: web::Payload,
+    floor: web::Data<SocketFloor>,
+    authority: web::Data<Authority>,
+    config: web::Data<Config>,
+) -> Result<HttpResponse, Problem> {
+    let offer = Offer::read(&request);
+    let identity = authority.into_inner().identify(request.headers(), offer.token.as_deref())?;
+    let caller = identity.act_as(&path.0, Some(&path.1)).await?;
+    if floor.sockets.stop.is_cancelled() {
+        return Err(Problem::unavailable("draining", "the relay is stopping"));
+    }
+    let bad = |_| Problem::new(400, "bad-handshake", "this is not the opening of a WebSocket (RFC 6455)");
+    let mut response = ws::handshake(request.head()).map_err(bad)?;
+    if offer.named {
+        response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, offer.format.protocol()));
+    }
+    let (outbox, writing) = outbox();
+    let inbox = Inbox::new(payload, config.limits.message_body);
+    let expires_at = identity.claims().map(|claims| claims.expires_at);
+    let session =
+        Session::new(Arc::clone(&floor.sockets), caller, expires_at, offer.format, inbox, outbox);
+    start(session, floor.running.token());
+    let response = response.message_body(written(writing)).map_err(|_| Problem::new(500, "internal", "no answer"))?;
+    Ok(response.into())
+}
+
+fn written(writing: Writing) -> BoxBody {
+    BoxBody::new(BodyStream::new(writing))
+}
+
+/// What a client offers in `Sec-WebSocket-Protocol`.
+struct Offer {
+    format: Format,
+    /// Whether it named one of ours, so that the answer must select it.
+    named: bool,
+    token: Option<String>,
+}
+
+impl Offer {
+    fn read(request: &HttpRequest) -> Self {
+        let mut offer = Self { format: Format::Json, named: false, token: None };
+        let lists = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|list| list.to_str().ok());
+        for word in lists.flat_map(|list| list.split(',')).map(str::trim) {
+            let format = [Format::Json, Format::MessagePack].into_iter().find(|format| format.protocol() == word);
+            if let Some(format) = format.filter(|_| !offer.named) {
+                offer.format = format;
+                offer.named = true;
+            }
+            if let Some(token) = word.strip_prefix("bearer.") {
+                offer.token = Some(token.to_owned());
+            }
+        }
+        offer
+    }
+}
+
+/// Adds the socket route.
+pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
+    services.service(socket);
+}
