@@ -1,4 +1,6 @@
 //! Restante.
 pub mod domain;
 pub mod hot;
+pub mod keys;
+
 pub mod store;

@@ -1,0 +1,3 @@
+//! Public keys of devices: published, taken once, rotated.
+
+pub mod signal;
