@@ -86,12 +86,12 @@ fn new_client(device: u8) -> Client {
 
 async fn publish(client: &mut Client) -> PreKeyBundle {
     let rng = &mut OsRng.unwrap_err();
-    let signer = client.identity.private_key();
+    let identity_secret = client.identity.private_key();
     let onetime = KeyPair::generate(rng);
     let signed = KeyPair::generate(rng);
     let kyber = kem::KeyPair::generate(kem::KeyType::Kyber1024, rng);
-    let signed_signature = signer.calculate_signature(&signed.public_key.serialize(), rng).unwrap();
-    let kyber_signature = signer.calculate_signature(&kyber.public_key.serialize(), rng).unwrap();
+    let signed_signature = identity_secret.calculate_signature(&signed.public_key.serialize(), rng).unwrap();
+    let kyber_signature = identity_secret.calculate_signature(&kyber.public_key.serialize(), rng).unwrap();
     let now = Timestamp::from_epoch_millis(0);
 
     let onetime_record = PreKeyRecord::new(7.into(), &onetime);

@@ -245,11 +245,11 @@ fn statements_are_the_bytes_that_the_contract_names() {
     let device_id = DeviceId::parse("Phone-1").unwrap();
     let identity = IdentityKey::Ed25519([7; 32]);
     let mut expected =
-        b"restante-register-v1\0localhost\000000000-0000-0000-0000-00000000abcd\0Phone-1\0".to_vec();
+        b"restante-register-v1\0localhost\x0000000000-0000-0000-0000-00000000abcd\0Phone-1\0".to_vec();
     expected.extend_from_slice(&Sha256::digest([9; 32]));
     assert_eq!(register_statement("localhost", user_id, &device_id, &[9; 32]), expected);
 
-    let mut expected = b"restante-link-v1\000000000-0000-0000-0000-00000000abcd\0Phone-1\0".to_vec();
+    let mut expected = b"restante-link-v1\x0000000000-0000-0000-0000-00000000abcd\0Phone-1\0".to_vec();
     expected.extend_from_slice(&[7; 32]);
     assert_eq!(link_statement(user_id, &device_id, &identity), expected);
 }
