@@ -1,5 +1,7 @@
 //! What every engine of hot state promises, tried over all of them with two nodes.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
+
 mod outage;
 mod promises;
 mod rig;

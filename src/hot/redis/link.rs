@@ -113,9 +113,8 @@ impl Link {
     fn present_lease(&self) -> Result<Option<Lease>, Fault> {
         match &*self.state() {
             State::Connected(lease) => Ok(Some(lease.clone())),
-            State::Idle => Ok(None),
             State::Resting { until } if Instant::now() < *until => Err(Fault::Resting),
-            State::Resting { .. } => Ok(None),
+            State::Idle | State::Resting { .. } => Ok(None),
             State::Closed => Err(Fault::Closed),
         }
     }

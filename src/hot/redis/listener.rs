@@ -12,7 +12,10 @@ use super::{
     codec::{self, NodeId},
     names::Names,
 };
-use crate::hot::{Doorbell, Event};
+use crate::{
+    domain::DeviceNo,
+    hot::{Doorbell, Event},
+};
 
 /// Takes pushes from the connection's own task, so that nothing is queued in between: while the doorbell is busy the
 /// connection is not read, and it is Redis that bounds what waits.
@@ -56,7 +59,7 @@ impl Listener {
         }
     }
 
-    fn ring(&self, device: crate::domain::DeviceNo, event: Event) {
+    fn ring(&self, device: DeviceNo, event: Event) {
         // Whether a session took it is of no use here: nobody waits for the answer.
         self.doorbell.ring(device, event);
     }

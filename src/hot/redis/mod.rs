@@ -38,6 +38,9 @@ const QUEUE_LIFE: Duration = Duration::from_hours(30 * 24);
 const PIPELINE_LENGTH: usize = 256;
 const PIPELINE_WEIGHT: usize = 1024 * 1024;
 
+/// How many bodies are asked for at once, for the same reason.
+const POSITIONS_AT_ONCE: usize = 64;
+
 /// A node's engine on Redis. Its tasks and connections end when it is closed or dropped.
 pub struct RedisHot {
     node: NodeId,
@@ -112,7 +115,7 @@ impl RedisHot {
         Ok(())
     }
 
-    /// Runs one command whose answer does not matter.
+    /// Runs commands of which only success matters.
     async fn act(&self, pipeline: &mut Pipeline) -> Result<(), Fault> {
         for answer in self.link.run::<()>(pipeline).await? {
             answer?;
@@ -161,26 +164,27 @@ impl Hot for RedisHot {
         positions: &[Position],
     ) -> Result<HashMap<Position, Arc<Item>>, HotError> {
         let queue = self.names.queue(device);
-        let mut pipeline = Pipeline::new();
-        for (first, last) in runs(positions) {
-            pipeline.cmd("XRANGE").arg(&queue).arg(entry_id(first)).arg(entry_id(last));
-        }
         let mut items = HashMap::with_capacity(positions.len());
-        for entries in self.link.run::<Vec<Entry>>(&mut pipeline).await? {
-            items.extend(entries.map_err(Fault::from)?.iter().filter_map(|entry| read(device, entry)));
+        for positions in positions.chunks(POSITIONS_AT_ONCE) {
+            let mut pipeline = Pipeline::new();
+            for (first, last) in runs(positions) {
+                pipeline.cmd("XRANGE").arg(&queue).arg(entry_id(first)).arg(entry_id(last));
+            }
+            for entries in self.link.run::<Vec<Entry>>(&mut pipeline).await? {
+                items.extend(entries.map_err(Fault::from)?.iter().filter_map(|entry| read(device, entry)));
+            }
         }
         Ok(items)
     }
 
     async fn forget(&self, device: DeviceNo, positions: &[Position]) -> Result<(), HotError> {
-        if positions.is_empty() {
+        let ids: Vec<_> =
+            positions.iter().filter(|position| position.0 >= 0).map(|at| entry_id(*at)).collect();
+        if ids.is_empty() {
             return Ok(());
         }
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("XDEL").arg(self.names.queue(device));
-        for position in positions.iter().filter(|position| position.0 >= 0) {
-            pipeline.arg(entry_id(*position));
-        }
+        pipeline.cmd("XDEL").arg(self.names.queue(device)).arg(ids);
         Ok(self.act(&mut pipeline).await?)
     }
 

@@ -19,6 +19,9 @@ use crate::domain::DeviceNo;
 /// How often the connection is asked whether it still lives; a half-open one says nothing by itself.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
+/// How long an answer may take here: it comes behind whatever pushes came before it.
+const DEADLINE: Duration = Duration::from_secs(2);
+
 /// The first and the longest wait before another attempt to connect.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
@@ -64,9 +67,9 @@ pub(super) struct Subscriber {
 
 /// A connection that pushes to the listener until it is dropped or `lost`.
 struct Line {
-    connection: MultiplexedConnection,
-    lost: CancellationToken,
     _silence_when_dropped: DropGuard,
+    lost: CancellationToken,
+    connection: MultiplexedConnection,
 }
 
 impl Subscriber {
@@ -115,7 +118,7 @@ impl Subscriber {
         let lost = CancellationToken::new();
         let config = pushing_config(Arc::clone(&self.listener), lost.clone());
         let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Line { connection, _silence_when_dropped: lost.clone().drop_guard(), lost })
+        Ok(Line { _silence_when_dropped: lost.clone().drop_guard(), lost, connection })
     }
 
     /// Fulfils wishes until the line is lost.
@@ -134,7 +137,8 @@ impl Subscriber {
                 }
                 _ = keepalive.tick() => redis::cmd("PING").exec_async(&mut line.connection).await,
             };
-            if outcome.is_err() {
+            if let Err(error) = outcome {
+                tracing::debug!(reason = error.category(), "giving up the connection for pub/sub");
                 return;
             }
         }
@@ -214,7 +218,7 @@ impl Wish {
 
 /// RESP3 pushes are read with the answers, on one connection and in one order, and answers have deadlines.
 fn pushing_config(listener: Arc<Listener>, lost: CancellationToken) -> AsyncConnectionConfig {
-    link::config().set_push_sender(move |push| {
+    link::config().set_response_timeout(Some(DEADLINE)).set_push_sender(move |push| {
         listener.hear(&push, &lost);
         Ok::<(), RedisError>(())
     })

@@ -237,7 +237,7 @@ async fn the_keepalive_notices_a_half_open_connection_by_itself() {
     two.hot.subscribe(DEVICE).await.unwrap();
     server.signal("-STOP");
     // Long enough for one keepalive to go unanswered; nothing else touches the connection meanwhile.
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    tokio::time::sleep(Duration::from_secs(9)).await;
     server.signal("-CONT");
     until("sessions are told", async || two.bell.resubscriptions() > 0).await;
     assert_in_touch(&one, &two, DEVICE).await;

@@ -165,6 +165,7 @@ pub(super) async fn forgotten_items_are_gone_and_the_others_are_not(rig: &Rig) {
     rig.one.hot.deliver(&batch).await.unwrap();
     rig.two.hot.forget(device, &positions([1, 3, 9, -1])).await.unwrap();
     rig.two.hot.forget(device, &[]).await.unwrap();
+    rig.two.hot.forget(device, &positions([-1])).await.unwrap();
     rig.two.hot.forget(rig.device(), &positions([2])).await.unwrap();
     let mut left: Vec<_> = cached(&*rig.one.hot, device, &positions(1..=4)).await.into_keys().collect();
     left.sort_unstable();

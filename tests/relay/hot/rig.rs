@@ -148,7 +148,7 @@ pub(crate) fn redis_url() -> Option<String> {
 pub(crate) fn message(body: usize) -> Arc<Item> {
     let envelope = Envelope {
         envelope_type: EnvelopeType::Sealed,
-        ciphertext: Bytes::from_iter((0..body).map(|at| u8::try_from(at % 251).unwrap())),
+        ciphertext: (0..body).map(|at| u8::try_from(at % 251).unwrap()).collect(),
         ephemeral_key: Some(Bytes::from(vec![5; 33])),
     };
     Arc::new(Item::Message(Message {

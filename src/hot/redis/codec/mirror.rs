@@ -57,13 +57,13 @@ enum Item {
 
 #[derive(Serialize, Deserialize)]
 struct Message {
-    message_id: Uuid,
+    id: Uuid,
     conversation_id: Uuid,
     sender_id: Uuid,
     sender_device_id: String,
     sender_device_number: u8,
     recipient_id: Uuid,
-    message_type: u8,
+    hint: u8,
     envelope: Option<Envelope>,
     sequence: Option<i64>,
     accepted_at: i64,
@@ -76,7 +76,7 @@ struct Message {
 
 #[derive(Serialize, Deserialize)]
 struct Envelope {
-    envelope_type: u8,
+    kind: u8,
     ciphertext: Bytes,
     ephemeral_key: Option<Bytes>,
 }
@@ -201,13 +201,13 @@ impl Item {
 impl From<&domain::Message> for Message {
     fn from(message: &domain::Message) -> Self {
         Self {
-            message_id: message.message_id.uuid(),
+            id: message.message_id.uuid(),
             conversation_id: message.conversation_id.uuid(),
             sender_id: message.sender_id.uuid(),
             sender_device_id: message.sender_device_id.as_str().to_owned(),
             sender_device_number: message.sender_device_number.get(),
             recipient_id: message.recipient_id.uuid(),
-            message_type: message.message_type as u8,
+            hint: message.message_type as u8,
             envelope: message.envelope.as_ref().map(Envelope::from),
             sequence: message.sequence.map(|sequence| sequence.0),
             accepted_at: message.accepted_at.millis(),
@@ -227,13 +227,13 @@ impl Message {
             None => None,
         };
         Some(domain::Message {
-            message_id: MessageId::new(self.message_id),
+            message_id: MessageId::new(self.id),
             conversation_id: ConversationId::new(self.conversation_id),
             sender_id: UserId::new(self.sender_id),
             sender_device_id: DeviceId::parse(&self.sender_device_id).ok()?,
             sender_device_number: DeviceNumber::new(self.sender_device_number.into()).ok()?,
             recipient_id: UserId::new(self.recipient_id),
-            message_type: message_type(self.message_type)?,
+            message_type: message_type(self.hint)?,
             envelope,
             sequence: self.sequence.map(Sequence),
             accepted_at: Timestamp::from_millis(self.accepted_at),
@@ -249,7 +249,7 @@ impl Message {
 impl From<&domain::Envelope> for Envelope {
     fn from(envelope: &domain::Envelope) -> Self {
         Self {
-            envelope_type: envelope.envelope_type as u8,
+            kind: envelope.envelope_type as u8,
             ciphertext: envelope.ciphertext.clone(),
             ephemeral_key: envelope.ephemeral_key.clone(),
         }
@@ -259,7 +259,7 @@ impl From<&domain::Envelope> for Envelope {
 impl Envelope {
     fn open(self) -> Option<domain::Envelope> {
         Some(domain::Envelope {
-            envelope_type: envelope_type(self.envelope_type)?,
+            envelope_type: envelope_type(self.kind)?,
             ciphertext: self.ciphertext,
             ephemeral_key: self.ephemeral_key,
         })

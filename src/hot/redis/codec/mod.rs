@@ -1,6 +1,6 @@
 //! Events as bytes, on channels and in offline queues alike.
 //!
-//! A frame is a version byte, the 16 bytes of the sending node, and a [`mirror::Frame`] in MessagePack. The version
+//! A frame is a version byte, the 16 bytes of the sending node, and a [`mirror::Frame`] in `MessagePack`. The version
 //! changes whenever an older node would misread the rest; nodes ignore frames of versions they do not know, since the
 //! store has whatever matters.
 
