@@ -45,6 +45,22 @@ pub enum Event {
     Deactivated,
 }
 
+/// An item that weighs more than this travels as a wake, without its body.
+const HEAVY: usize = 64 * 1024;
+
+/// How many items an offline queue keeps for one device; the oldest go first.
+const QUEUE_LENGTH: usize = 1_000;
+
+impl Event {
+    /// What a listening node is told of a committed item: the item, or a wake when it is heavy.
+    fn about(delivery: &Delivery) -> Self {
+        if delivery.item.weight() > HEAVY {
+            return Self::Wake(delivery.position);
+        }
+        Self::Item(delivery.position, Arc::clone(&delivery.item))
+    }
+}
+
 /// See [`Event::Receipt`].
 #[derive(Debug, Clone, Copy)]
 pub struct ReceiptEvent {

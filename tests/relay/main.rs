@@ -1,1 +1,3 @@
 //! One integration binary: the promises of the relay, tried over both engines of each seam.
+
+mod hot;

@@ -1,1 +1,261 @@
-//! Engine, to be written.
+//! Hot state in Redis: one channel and one offline queue (a stream) for each device, for any number of nodes.
+//!
+//! Every command names one key or channel, so that a cluster could take it. Nothing waits for Redis for long: acts have
+//! deadlines, and fail at once for a moment after one failed.
+
+mod codec;
+mod fault;
+mod link;
+mod listener;
+mod names;
+mod subscriber;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use redis::{
+    Client, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, RedisError, RedisResult,
+    ServerErrorKind,
+};
+use secrecy::{ExposeSecret, SecretString};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    codec::NodeId,
+    fault::Fault,
+    link::Link,
+    listener::Listener,
+    names::Names,
+    subscriber::{Subscriber, Wishes},
+};
+use super::{Doorbell, Event, Hot, HotError, QUEUE_LENGTH};
+use crate::domain::{Delivery, DeviceNo, Item, Position};
+
+/// How long an offline queue outlives its last item.
+const QUEUE_LIFE: Duration = Duration::from_hours(30 * 24);
+
+/// How much one pipeline carries at most, in deliveries and in bytes, so that its answer comes within the deadline.
+const PIPELINE_LENGTH: usize = 256;
+const PIPELINE_WEIGHT: usize = 1024 * 1024;
+
+/// How many bodies are asked for at once, for the same reason.
+const POSITIONS_AT_ONCE: usize = 64;
+
+/// A node's engine on Redis. Its tasks and connections end when it is closed or dropped.
+pub struct RedisHot {
+    node: NodeId,
+    names: Names,
+    link: Link,
+    wishes: Wishes,
+    tasks: TaskTracker,
+    closed: CancellationToken,
+}
+
+/// An entry of a stream: its id, its fields and values.
+type Entry = (String, Vec<Vec<u8>>);
+
+impl RedisHot {
+    /// Begins to connect to `redis://…`, with channels and keys under `prefix`. Redis 6 or later is needed, but may be
+    /// away: acts fail until it is there. Must be called on a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the URL is not usable, or there is no runtime.
+    pub fn connect(url: &SecretString, prefix: &str, doorbell: Arc<dyn Doorbell>) -> Result<Self, HotError> {
+        let client = open(url).map_err(Fault::Url)?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(Fault::from)?;
+        let node = NodeId::random();
+        let names = Names::under(prefix);
+        let listener = Arc::new(Listener::new(node, names.clone(), doorbell));
+        let (wishes, subscriber) = Subscriber::new(client.clone(), listener);
+        let closed = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn_on(closed.clone().run_until_cancelled_owned(subscriber.run()), &runtime);
+        tasks.close();
+        Ok(Self { node, names, link: Link::new(client), wishes, tasks, closed })
+    }
+
+    /// Publishes the deliveries and gives back those that nobody received.
+    async fn publish<'a>(&self, deliveries: &'a [Delivery]) -> Result<Vec<&'a Delivery>, Fault> {
+        let mut pipeline = Pipeline::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            let payload = codec::encode(self.node, delivery.device_no, &Event::about(delivery))?;
+            pipeline.cmd("PUBLISH").arg(self.names.channel(delivery.device_no)).arg(payload);
+        }
+        let mut unheard = Vec::new();
+        for (delivery, receivers) in deliveries.iter().zip(self.link.run::<u64>(&mut pipeline).await?) {
+            if receivers? == 0 {
+                unheard.push(delivery);
+            }
+        }
+        Ok(unheard)
+    }
+
+    /// Appends the deliveries to their devices' offline queues.
+    async fn keep(&self, deliveries: &[&Delivery]) -> Result<(), Fault> {
+        let mut pipeline = Pipeline::with_capacity(deliveries.len() + 1);
+        for delivery in deliveries {
+            let event = Event::Item(delivery.position, Arc::clone(&delivery.item));
+            let payload = codec::encode(self.node, delivery.device_no, &event)?;
+            pipeline.cmd("XADD").arg(self.names.queue(delivery.device_no));
+            pipeline.arg("MAXLEN").arg("~").arg(QUEUE_LENGTH);
+            pipeline.arg(entry_id(delivery.position)).arg("b").arg(payload);
+        }
+        let mut devices: Vec<_> = deliveries.iter().map(|delivery| delivery.device_no).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        for device in devices {
+            pipeline.cmd("EXPIRE").arg(self.names.queue(device)).arg(QUEUE_LIFE.as_secs());
+        }
+        for answer in self.link.run::<()>(&mut pipeline).await? {
+            match answer {
+                Err(error) if !is_plain_refusal(&error) => return Err(error.into()),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs commands of which only success matters.
+    async fn act(&self, pipeline: &mut Pipeline) -> Result<(), Fault> {
+        for answer in self.link.run::<()>(pipeline).await? {
+            answer?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RedisHot {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+#[async_trait]
+impl Hot for RedisHot {
+    async fn subscribe(&self, device: DeviceNo) -> Result<(), HotError> {
+        Ok(self.wishes.wish(device, true).await?)
+    }
+
+    async fn unsubscribe(&self, device: DeviceNo) -> Result<(), HotError> {
+        Ok(self.wishes.wish(device, false).await?)
+    }
+
+    async fn deliver(&self, deliveries: &[Delivery]) -> Result<(), HotError> {
+        let mut rest = deliveries;
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(batch_length(rest));
+            let unheard = self.publish(batch).await?;
+            self.keep(&unheard).await?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    async fn notify(&self, device: DeviceNo, event: Event) -> Result<(), HotError> {
+        let payload = codec::encode(self.node, device, &event).map_err(Fault::from)?;
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("PUBLISH").arg(self.names.channel(device)).arg(payload);
+        Ok(self.act(&mut pipeline).await?)
+    }
+
+    async fn cached(
+        &self,
+        device: DeviceNo,
+        positions: &[Position],
+    ) -> Result<HashMap<Position, Arc<Item>>, HotError> {
+        let queue = self.names.queue(device);
+        let mut items = HashMap::with_capacity(positions.len());
+        for positions in positions.chunks(POSITIONS_AT_ONCE) {
+            let mut pipeline = Pipeline::new();
+            for (first, last) in runs(positions) {
+                pipeline.cmd("XRANGE").arg(&queue).arg(entry_id(first)).arg(entry_id(last));
+            }
+            for entries in self.link.run::<Vec<Entry>>(&mut pipeline).await? {
+                items.extend(entries.map_err(Fault::from)?.iter().filter_map(|entry| read(device, entry)));
+            }
+        }
+        Ok(items)
+    }
+
+    async fn forget(&self, device: DeviceNo, positions: &[Position]) -> Result<(), HotError> {
+        let ids: Vec<_> =
+            positions.iter().filter(|position| position.0 >= 0).map(|at| entry_id(*at)).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("XDEL").arg(self.names.queue(device)).arg(ids);
+        Ok(self.act(&mut pipeline).await?)
+    }
+
+    async fn forget_device(&self, device: DeviceNo) -> Result<(), HotError> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("DEL").arg(self.names.queue(device));
+        Ok(self.act(&mut pipeline).await?)
+    }
+
+    async fn check(&self) -> Result<(), HotError> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("PING");
+        Ok(self.act(&mut pipeline).await?)
+    }
+
+    async fn close(&self) {
+        self.closed.cancel();
+        self.link.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Pushes come with RESP3 only.
+fn open(url: &SecretString) -> RedisResult<Client> {
+    let info = url.expose_secret().into_connection_info()?;
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    Client::open(info.set_redis_settings(settings))
+}
+
+/// A queue's entries are named by their positions, so that Redis itself refuses to go back.
+fn entry_id(position: Position) -> String {
+    format!("{}-0", position.0)
+}
+
+/// How many of the deliveries go into the next pipeline: at least one.
+fn batch_length(deliveries: &[Delivery]) -> usize {
+    let mut weight = 0;
+    let fitting = deliveries.iter().take(PIPELINE_LENGTH).take_while(|delivery| {
+        weight += delivery.item.weight();
+        weight <= PIPELINE_WEIGHT
+    });
+    fitting.count().max(1)
+}
+
+/// The positions as ranges without gaps, so that nothing is read that was not asked for.
+fn runs(positions: &[Position]) -> Vec<(Position, Position)> {
+    let mut sorted: Vec<_> = positions.iter().copied().filter(|position| position.0 >= 0).collect();
+    sorted.sort_unstable();
+    let mut runs: Vec<(Position, Position)> = Vec::new();
+    for position in sorted {
+        match runs.last_mut() {
+            Some((_, last)) if position <= last.next() => *last = position,
+            _ => runs.push((position, position)),
+        }
+    }
+    runs
+}
+
+/// The item of an entry, if it is what its place says it is.
+fn read(device: DeviceNo, (id, fields): &Entry) -> Option<(Position, Arc<Item>)> {
+    let [_, payload] = fields.as_slice() else { return None };
+    match codec::decode(payload) {
+        Ok((owner, Event::Item(position, item))) if owner == device && *id == entry_id(position) => {
+            Some((position, item))
+        }
+        // A cache may hold anything, and the store has the item.
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Whether Redis only found the entry's id not greater than the last one, which leaves the item uncached.
+fn is_plain_refusal(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
+}

@@ -1,0 +1,84 @@
+//! Events as bytes, on channels and in offline queues alike.
+//!
+//! A frame is a version byte, the 16 bytes of the sending node, and a [`mirror::Frame`] in `MessagePack`. The version
+//! changes whenever an older node would misread the rest; nodes ignore frames of versions they do not know, since the
+//! store has whatever matters.
+
+mod mirror;
+
+use uuid::Uuid;
+
+use crate::{domain::DeviceNo, hot::Event};
+
+const VERSION: u8 = 1;
+const HEADER: usize = 1 + 16;
+
+/// Which process sent a frame; made anew by every connected engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NodeId(Uuid);
+
+impl NodeId {
+    /// An id that no other node has.
+    pub(super) fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+/// Why bytes are not a frame of ours.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Malformed {
+    /// Shorter than a header.
+    #[error("frame is cut short")]
+    Short,
+    /// Written by a newer or older relay.
+    #[error("frame has an unknown version")]
+    Version,
+    /// Not the record that the version promises.
+    #[error("frame is not readable")]
+    Unreadable(#[from] rmp_serde::decode::Error),
+    /// A field holds a value that the domain does not have.
+    #[error("frame holds an impossible value")]
+    Impossible,
+}
+
+/// Writes an event for a device.
+pub(super) fn encode(
+    from: NodeId,
+    device: DeviceNo,
+    event: &Event,
+) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+    let mut bytes = Vec::with_capacity(HEADER + weight(event));
+    bytes.push(VERSION);
+    bytes.extend_from_slice(from.0.as_bytes());
+    rmp_serde::encode::write(&mut bytes, &mirror::Frame::new(device, event))?;
+    Ok(bytes)
+}
+
+/// Reads the sender of a frame, without its contents.
+pub(super) fn sender(bytes: &[u8]) -> Result<NodeId, Malformed> {
+    let Some((header, _)) = bytes.split_first_chunk::<HEADER>() else { return Err(Malformed::Short) };
+    let [version, node @ ..] = header;
+    if *version != VERSION {
+        return Err(Malformed::Version);
+    }
+    Ok(NodeId(Uuid::from_bytes(*node)))
+}
+
+/// Reads the device and the event of a frame. Never panics, whatever the bytes.
+pub(super) fn decode(bytes: &[u8]) -> Result<(DeviceNo, Event), Malformed> {
+    sender(bytes)?;
+    let record = bytes.get(HEADER..).ok_or(Malformed::Short)?;
+    rmp_serde::from_slice::<mirror::Frame>(record)?.open().ok_or(Malformed::Impossible)
+}
+
+fn weight(event: &Event) -> usize {
+    match event {
+        Event::Item(_, item) | Event::Fleeting(item) => item.weight() + 256,
+        Event::Wake(_) | Event::Receipt(_) | Event::KeysLow(_) | Event::Replaced(_) | Event::Deactivated => {
+            128
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
