@@ -1,1 +1,4 @@
 //! One integration binary: the promises of the relay, tried over both engines of each seam.
+
+mod store;
+mod support;
