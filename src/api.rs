@@ -46,7 +46,7 @@ pub fn routes(services: &mut ServiceConfig<'_>) {
         .configure(keys::routes::routes)
         .configure(messages::routes::routes)
         .configure(queue::routes::routes)
-        .service(openapi);
+        .service(get_openapi);
 }
 
 /// The OpenAPI document.
@@ -82,6 +82,6 @@ pub struct DocumentText(pub String);
 /// This document.
 #[utoipa::path(tag = "service", responses((status = 200, description = "the OpenAPI document")))]
 #[get("/api/v1/openapi.json")]
-async fn openapi(text: web::Data<DocumentText>) -> impl Responder {
+async fn get_openapi(text: web::Data<DocumentText>) -> impl Responder {
     HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "application/json")).body(text.0.clone())
 }

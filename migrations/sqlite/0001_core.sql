@@ -5,7 +5,7 @@
 CREATE TABLE users (
     user_id     blob PRIMARY KEY,
     claimed_at  integer NOT NULL
-);
+) STRICT;
 
 -- One row for each incarnation of a device, kept after deactivation without its keys, so that device numbers are
 -- given anew only when all are used up.
@@ -31,7 +31,7 @@ CREATE TABLE devices (
     last_resort              blob,
     last_resort_signature    blob,
     last_resort_used         integer NOT NULL DEFAULT 0
-);
+) STRICT;
 CREATE UNIQUE INDEX devices_active_id ON devices (user_id, device_id) WHERE deactivated_at IS NULL;
 CREATE UNIQUE INDEX devices_active_number ON devices (user_id, device_number) WHERE deactivated_at IS NULL;
 CREATE INDEX devices_user ON devices (user_id);
@@ -44,7 +44,7 @@ CREATE TABLE prekeys (
     public_key  blob NOT NULL,
     signature   blob,
     PRIMARY KEY (device_no, kind, key_id)
-);
+) STRICT;
 
 -- Every pre-key ever uploaded, so that none comes back: ids within an incarnation, digests (BLAKE3 of the public
 -- key) within a user. kind: 0 signed, 1 one-time, 2 KEM with last-resort ones.
@@ -55,7 +55,7 @@ CREATE TABLE prekey_ledger (
     user_id    blob NOT NULL,
     digest     blob NOT NULL,
     PRIMARY KEY (device_no, kind, key_id)
-);
+) STRICT;
 CREATE INDEX prekey_ledger_digest ON prekey_ledger (user_id, digest);
 
 CREATE TABLE sessions (
@@ -64,7 +64,7 @@ CREATE TABLE sessions (
     refresh_hash  blob NOT NULL UNIQUE,
     created_at    integer NOT NULL,
     expires_at    integer NOT NULL
-);
+) STRICT;
 CREATE INDEX sessions_device ON sessions (device_no);
 CREATE INDEX sessions_expiry ON sessions (expires_at);
 
@@ -79,13 +79,13 @@ CREATE TABLE link_tokens (
     linked_by_identity_key  blob NOT NULL,
     linked_by_signature     blob NOT NULL,
     expires_at              integer NOT NULL
-);
+) STRICT;
 
 CREATE TABLE revocations (
     revocation_id  integer PRIMARY KEY AUTOINCREMENT,
     device_no      integer NOT NULL,
     revoked_at     integer NOT NULL
-);
+) STRICT;
 CREATE INDEX revocations_time ON revocations (revoked_at);
 
 -- One row for each active device; no row, no mail. spare: while head is at most this, no limit can be reached and
@@ -96,11 +96,12 @@ CREATE TABLE mailboxes (
     head       integer NOT NULL DEFAULT 0,
     sequence   integer NOT NULL DEFAULT 0,
     spare      integer NOT NULL DEFAULT 0
-);
+) STRICT;
 CREATE INDEX mailboxes_user ON mailboxes (user_id);
 
 -- What was accepted, without bodies: kept for 30 days, so that ids are recognised. kind: 0 message, 1 deletion notice.
--- places: a JSON array of [device_no, position], the places its bodies were put; "delivered" is their absence from mailbox_items.
+-- places: a JSON array of [device_no, position], where its bodies were put; "delivered" is their absence from
+-- mailbox_items.
 -- due_at: when this row needs attention next (its bodies expire, or it is forgotten).
 CREATE TABLE messages (
     message_id            blob PRIMARY KEY,
@@ -124,7 +125,7 @@ CREATE TABLE messages (
     hidden_from_sender    integer NOT NULL DEFAULT 0,
     hidden_from_recipient integer NOT NULL DEFAULT 0,
     places                text NOT NULL
-);
+) STRICT;
 CREATE INDEX messages_conversation ON messages (conversation_id, sequence) WHERE conversation_id IS NOT NULL;
 CREATE INDEX messages_due ON messages (due_at);
 
@@ -139,4 +140,4 @@ CREATE TABLE mailbox_items (
     ephemeral_key  blob,
     body           blob,
     PRIMARY KEY (device_no, position)
-);
+) STRICT;

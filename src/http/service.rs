@@ -95,7 +95,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Name, version, links: JSON, or a page for a browser.
 #[utoipa::path(tag = "service", responses((status = 200, body = About)))]
 #[get("/")]
-async fn about(request: HttpRequest) -> HttpResponse {
+async fn get_about(request: HttpRequest) -> HttpResponse {
     let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     if accept.contains("text/html") {
         return HttpResponse::Ok().content_type("text/html; charset=utf-8").body(format!(
@@ -116,7 +116,7 @@ async fn about(request: HttpRequest) -> HttpResponse {
 /// That the relay is alive, with a few figures.
 #[utoipa::path(tag = "service", responses((status = 200, body = HealthAnswer)))]
 #[get("/health")]
-async fn health(health: web::Data<Health>) -> impl Responder {
+async fn get_health(health: web::Data<Health>) -> impl Responder {
     web::Json(HealthAnswer {
         status: "healthy",
         timestamp: Time(health.clock.now()),
@@ -147,10 +147,10 @@ macro_rules! probe {
     };
 }
 
-probe!(live, "/health/live", "That the process answers.", live);
-probe!(healthz, "/healthz", "Alias of `/health/live`.", live);
-probe!(ready, "/health/ready", "Whether the relay can serve: its store answers, its schema fits, it is not stopping.", ready);
-probe!(readyz, "/readyz", "Alias of `/health/ready`.", ready);
+probe!(get_live, "/health/live", "That the process answers.", live);
+probe!(get_healthz, "/healthz", "Alias of `/health/live`.", live);
+probe!(get_ready, "/health/ready", "Whether the relay can serve: its store answers, its schema fits, it is not stopping.", ready);
+probe!(get_readyz, "/readyz", "Alias of `/health/ready`.", ready);
 
 async fn readiness(health: &Health) -> Result<Ready, Problem> {
     if health.draining.load(Ordering::SeqCst) {
@@ -164,7 +164,7 @@ async fn readiness(health: &Health) -> Result<Ready, Problem> {
 /// The limits that clients meet.
 #[utoipa::path(tag = "service", responses((status = 200, body = LimitsAnswer)))]
 #[get("/api/v1/limits")]
-async fn limits(config: web::Data<Config>) -> impl Responder {
+async fn get_limits(config: web::Data<Config>) -> impl Responder {
     let (client, store) = (config.limits, config.store_limits);
     web::Json(LimitsAnswer {
         max_body_bytes: client.body,
@@ -185,6 +185,6 @@ async fn limits(config: web::Data<Config>) -> impl Responder {
 
 /// Adds these routes.
 pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
-    services.service(about).service(health).service(live).service(healthz).service(ready).service(readyz);
-    services.service(limits);
+    services.service(get_about).service(get_health).service(get_live).service(get_healthz).service(get_ready).service(get_readyz);
+    services.service(get_limits);
 }

@@ -34,13 +34,13 @@ pub(super) fn identity(bytes: &[u8]) -> Result<IdentityKey, Refusal> {
 
 /// A signed elliptic-curve pre-key.
 pub(super) fn signed(identity: &IdentityKey, field: &str, raw: &RawSignedPreKey) -> Result<SignedPreKey, Refusal> {
-    signal::parse_ec_prekey(identity, &raw.public_key).map_err(|why| invalid(field, why))?;
+    signal::parse_ec_prekey(identity, raw.public_key.clone()).map_err(|why| invalid(field, why))?;
     finish(identity, field, raw)
 }
 
 /// A KEM pre-key, one-time or last-resort.
 pub(super) fn kem(identity: &IdentityKey, field: &str, raw: &RawSignedPreKey) -> Result<SignedPreKey, Refusal> {
-    signal::parse_kem_prekey(&raw.public_key).map_err(|why| invalid(field, why))?;
+    signal::parse_kem_prekey(raw.public_key.clone()).map_err(|why| invalid(field, why))?;
     finish(identity, field, raw)
 }
 
@@ -53,7 +53,7 @@ pub(super) fn onetime_list(
     refuse_duplicates(field, raws.iter().map(|raw| (raw.id, &raw.public_key)))?;
     let check = |(index, raw): (usize, &RawPreKey)| {
         let at = format!("{field}[{index}]");
-        signal::parse_ec_prekey(identity, &raw.public_key).map_err(|why| invalid(&at, why))?;
+        signal::parse_ec_prekey(identity, raw.public_key.clone()).map_err(|why| invalid(&at, why))?;
         Ok(OneTimePreKey { id: key_id(&at, raw.id)?, public_key: raw.public_key.clone() })
     };
     raws.iter().enumerate().map(check).collect()

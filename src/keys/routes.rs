@@ -276,7 +276,7 @@ pub struct Success {
         `too-few-prekeys`, `too-many-prekeys`, `duplicate-prekey-id`, `prekey-reused`"),
 ))]
 #[post("/register/{user_id}")]
-async fn register(
+async fn register_device(
     path: web::Path<String>,
     body: Body<RegisterBody>,
     keys: web::Data<Keys>,
@@ -339,7 +339,7 @@ fn first_id(user: &str) -> Result<domain::UserId, Problem> {
     (status = 201, body = LinkAnswer), (status = 422, description = "`invalid-key`, `invalid-signature`"),
 ))]
 #[post("/link/{user_id}")]
-async fn link(
+async fn link_device(
     identity: Identity,
     path: web::Path<String>,
     body: Body<LinkBody>,
@@ -357,7 +357,7 @@ async fn link(
     (status = 200, body = BundleAnswer), (status = 404, description = "no such active device"),
 ))]
 #[get("/bundle/{user_id}")]
-async fn bundle(
+async fn take_bundle(
     identity: Identity,
     path: web::Path<String>,
     query: web::Query<BundleQuery>,
@@ -373,7 +373,7 @@ async fn bundle(
     (status = 200, body = BundlesAnswer), (status = 404, description = "no active device"),
 ))]
 #[get("/bundles/{user_id}")]
-async fn bundles(
+async fn take_bundles(
     identity: Identity,
     path: web::Path<String>,
     keys: web::Data<Keys>,
@@ -389,7 +389,7 @@ async fn bundles(
     security(("bearer" = [])), responses((status = 200, body = RotateAnswer),
     (status = 422, description = "`invalid-key`, `invalid-signature`, `prekey-reused`, `too-many-prekeys`")))]
 #[put("/rotate/{user_id}/{device_id}")]
-async fn rotate(
+async fn rotate_signed_prekey(
     identity: Identity,
     path: web::Path<(String, String)>,
     body: Body<RotateBody>,
@@ -418,7 +418,7 @@ async fn rotate(
     (status = 422, description = "`invalid-key`, `invalid-signature`, `prekey-reused`, `too-many-prekeys`, \
         `duplicate-prekey-id`")))]
 #[post("/prekeys/{user_id}/{device_id}")]
-async fn prekeys(
+async fn add_prekeys(
     identity: Identity,
     path: web::Path<(String, String)>,
     body: Body<PreKeysBody>,
@@ -447,7 +447,7 @@ async fn prekeys(
     security(("bearer" = [])), responses((status = 200, body = Success),
     (status = 403, description = "`not-allowed`: linked less than 24 hours ago"), (status = 404)))]
 #[delete("/deactivate/{user_id}/{device_id}")]
-async fn deactivate(
+async fn deactivate_device(
     identity: Identity,
     path: web::Path<(String, String)>,
     keys: web::Data<Keys>,
@@ -465,7 +465,7 @@ async fn deactivate(
 #[utoipa::path(tag = "keys", params(("user_id" = String, Path)), security(("bearer" = [])),
     responses((status = 200, body = DevicesAnswer)))]
 #[get("/devices/{user_id}")]
-async fn devices(
+async fn list_devices(
     identity: Identity,
     path: web::Path<String>,
     keys: web::Data<Keys>,
@@ -481,7 +481,7 @@ async fn devices(
 #[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = StatsAnswer)))]
 #[get("/stats/{user_id}/{device_id}")]
-async fn stats(
+async fn key_stats(
     identity: Identity,
     path: web::Path<(String, String)>,
     keys: web::Data<Keys>,
@@ -503,7 +503,7 @@ async fn stats(
 #[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = Success), (status = 409, description = "`keys-differ`")))]
 #[post("/check/{user_id}/{device_id}")]
-async fn check(
+async fn check_keys(
     identity: Identity,
     path: web::Path<(String, String)>,
     body: Body<CheckBody>,
@@ -522,16 +522,16 @@ async fn check(
 pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
     services.service(
         utoipa_actix_web::scope::scope("/api/v1/keys")
-            .service(register)
-            .service(link)
-            .service(bundle)
-            .service(bundles)
-            .service(rotate)
-            .service(prekeys)
-            .service(deactivate)
-            .service(devices)
-            .service(stats)
-            .service(check),
+            .service(register_device)
+            .service(link_device)
+            .service(take_bundle)
+            .service(take_bundles)
+            .service(rotate_signed_prekey)
+            .service(add_prekeys)
+            .service(deactivate_device)
+            .service(list_devices)
+            .service(key_stats)
+            .service(check_keys),
     );
 }
 

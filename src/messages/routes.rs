@@ -72,7 +72,7 @@ struct DeleteQuery {
     (status = 429, description = "`mailbox-full`"),
 ))]
 #[post("/send/{sender_id}")]
-async fn send(
+async fn send_message(
     identity: Identity,
     path: web::Path<String>,
     body: Body<SendBody>,
@@ -93,7 +93,7 @@ async fn send(
 #[utoipa::path(tag = "messages", params(("user_id" = String, Path), HistoryQuery), security(("bearer" = [])),
     responses((status = 200, body = HistoryAnswer), (status = 404, description = "no such conversation")))]
 #[get("/conversation/{user_id}")]
-async fn conversation(
+async fn read_conversation(
     identity: Identity,
     path: web::Path<String>,
     query: web::Query<HistoryQuery>,
@@ -121,7 +121,7 @@ async fn conversation(
 #[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("message_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = DeliveredAnswer), (status = 404)))]
 #[put("/delivered/{user_id}/{message_id}")]
-async fn delivered(
+async fn mark_delivered(
     identity: Identity,
     path: web::Path<(String, String)>,
     messages: web::Data<Messages>,
@@ -135,7 +135,7 @@ async fn delivered(
 #[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("message_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = ReadAnswer), (status = 404)))]
 #[put("/read/{user_id}/{message_id}")]
-async fn read(
+async fn mark_read(
     identity: Identity,
     path: web::Path<(String, String)>,
     messages: web::Data<Messages>,
@@ -150,7 +150,7 @@ async fn read(
     security(("bearer" = [])), responses((status = 200, body = DeleteAnswer),
     (status = 403, description = "`not-allowed`: only the sender deletes for everyone"), (status = 404)))]
 #[delete("/delete/{user_id}/{message_id}")]
-async fn remove(
+async fn delete_message(
     identity: Identity,
     path: web::Path<(String, String)>,
     query: web::Query<DeleteQuery>,
@@ -170,11 +170,11 @@ async fn remove(
 pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
     services.service(
         utoipa_actix_web::scope::scope("/api/v1/messages")
-            .service(send)
-            .service(conversation)
-            .service(delivered)
-            .service(read)
-            .service(remove)
+            .service(send_message)
+            .service(read_conversation)
+            .service(mark_delivered)
+            .service(mark_read)
+            .service(delete_message)
             .configure(crate::queue::routes::queue_routes),
     );
 }

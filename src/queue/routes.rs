@@ -86,7 +86,7 @@ const MOST_IDS: usize = 1000;
 #[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path), QueueQuery),
     security(("bearer" = [])), responses((status = 200, body = QueueAnswer)))]
 #[get("/queue/{user_id}/{device_id}")]
-async fn drain(
+async fn read_queue(
     identity: Identity,
     path: web::Path<(String, String)>,
     query: web::Query<QueueQuery>,
@@ -117,7 +117,7 @@ async fn drain(
 #[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = AckAnswer)))]
 #[delete("/queue/{user_id}/{device_id}")]
-async fn remove(
+async fn delete_from_queue(
     identity: Identity,
     path: web::Path<(String, String)>,
     body: Body<MessageIds>,
@@ -130,7 +130,7 @@ async fn remove(
 #[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = AckAnswer)))]
 #[post("/queue/{user_id}/{device_id}/ack")]
-async fn ack(
+async fn ack_queue(
     identity: Identity,
     path: web::Path<(String, String)>,
     body: Body<AckBody>,
@@ -156,7 +156,7 @@ async fn acknowledge(
 
 /// Adds the queue routes to the scope of messages.
 pub fn queue_routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
-    services.service(drain).service(remove).service(ack);
+    services.service(read_queue).service(delete_from_queue).service(ack_queue);
 }
 
 /// Where sockets come from: what every session shares, and what keeps the relay from stopping before they ended.
@@ -193,7 +193,7 @@ impl SocketFloor {
     (status = 101, description = "the frames are described in proto-docs/websocket.md"),
     (status = 401, description = "no or bad token"), (status = 403, description = "`not-you`")))]
 #[get("/ws/{user_id}/{device_id}")]
-async fn socket(
+async fn open_socket(
     request: HttpRequest,
     path: web::Path<(String, String)>,
     payload: web::Payload,
@@ -254,5 +254,5 @@ impl Offer {
 
 /// Adds the socket route.
 pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
-    services.service(socket);
+    services.service(open_socket);
 }

@@ -11,7 +11,7 @@ use super::{Accepted, Limits};
 use crate::domain::{
     Addressee, Conversation, ConversationId, Delivery, DeviceId, DeviceNo, DeviceNumber,
     Envelope, Item, METADATA_LIFE, Message, MessageId, Position, Receipt, RegistrationId, Send, Sequence,
-    Status, Timestamp, UserId,
+    Status, Timestamp, UserId, address,
 };
 
 /// An active mailbox whose row is locked.

@@ -1,3 +1,5 @@
 //! One integration binary: the promises of the relay, tried over both engines of each seam.
 
 mod hot;
+mod store;
+mod support;

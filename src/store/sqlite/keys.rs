@@ -1,0 +1,306 @@
+//! A device's keys: taken, published, counted, shown.
+
+use bytes::Bytes;
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+
+use super::{
+    ledger::{self, Key, Ledger, Purpose, Standing},
+    rows::{self, corrupt},
+};
+use crate::{
+    domain::{
+        Bundle, DeviceId, DeviceNo, KeyId, KeyKind, KeyStats, LastingKeys, OneTimePreKey, SignedPreKey,
+        Timestamp, UserId,
+    },
+    store::{KeyUpload, Limits, Published, TakenBundle},
+};
+
+const SIGNED: [&str; 3] = ["signed_prekey_id", "signed_prekey", "signed_prekey_signature"];
+const LAST_RESORT: [&str; 3] = ["last_resort_id", "last_resort", "last_resort_signature"];
+
+pub(super) async fn take_bundle(
+    tx: &mut SqliteConnection,
+    user: UserId,
+    device: Option<DeviceId>,
+) -> Result<Option<TakenBundle>, sqlx::Error> {
+    let oldest_match = active(tx, user).await?.into_iter().find(|(_, row)| match &device {
+        Some(device) => row.try_get::<&str, _>("device_id").is_ok_and(|id| id == device.as_str()),
+        None => true,
+    });
+    match oldest_match {
+        Some((device_no, row)) => take(tx, user, device_no, &row).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn take_bundles(
+    tx: &mut SqliteConnection,
+    user: UserId,
+    except: Option<DeviceNo>,
+) -> Result<Option<Vec<TakenBundle>>, sqlx::Error> {
+    let devices = active(tx, user).await?;
+    if devices.is_empty() {
+        return Ok(None);
+    }
+    let mut taken = Vec::with_capacity(devices.len());
+    for (device_no, row) in devices {
+        if Some(device_no) != except {
+            taken.push(take(tx, user, device_no, &row).await?);
+        }
+    }
+    Ok(Some(taken))
+}
+
+async fn active(tx: &mut SqliteConnection, user: UserId) -> Result<Vec<(DeviceNo, SqliteRow)>, sqlx::Error> {
+    sqlx::query(
+        "SELECT device_no, device_id, device_number, registration_id, identity_key, \
+         linked_by_device_id, linked_by_identity_key, linked_by_signature, \
+         signed_prekey_id, signed_prekey, signed_prekey_signature, \
+         last_resort_id, last_resort, last_resort_signature \
+         FROM devices WHERE user_id = ? AND deactivated_at IS NULL ORDER BY device_no",
+    )
+    .bind(user.uuid())
+    .try_map(|row: SqliteRow| Ok((rows::device_no(&row, "device_no")?, row)))
+    .fetch_all(tx)
+    .await
+}
+
+async fn take(
+    tx: &mut SqliteConnection,
+    user: UserId,
+    device_no: DeviceNo,
+    row: &SqliteRow,
+) -> Result<TakenBundle, sqlx::Error> {
+    let onetime_prekey = take_lowest(tx, device_no, KeyKind::OneTime).await?.map(|key| {
+        Ok::<_, sqlx::Error>(OneTimePreKey {
+            id: rows::key_id(key.try_get("key_id")?)?,
+            public_key: Bytes::copy_from_slice(key.try_get("public_key")?),
+        })
+    });
+    let mut kem_prekey = match take_lowest(tx, device_no, KeyKind::Kem).await? {
+        Some(key) => rows::signed_prekey(&key, ["key_id", "public_key", "signature"])?,
+        None => None,
+    };
+    let mut last_resort_given = false;
+    if kem_prekey.is_none() {
+        kem_prekey = rows::signed_prekey(row, LAST_RESORT)?;
+        last_resort_given = kem_prekey.is_some();
+    }
+    if last_resort_given {
+        sqlx::query("UPDATE devices SET last_resort_used = 1 WHERE device_no = ? AND last_resort_used = 0")
+            .bind(device_no.0)
+            .execute(&mut *tx)
+            .await?;
+    }
+    let bundle = Bundle {
+        user_id: user,
+        device_id: rows::device_id(row, "device_id")?,
+        device_number: rows::device_number(row, "device_number")?,
+        registration_id: rows::registration_id(row, "registration_id")?,
+        identity_key: rows::identity_key(row.try_get("identity_key")?)?,
+        linked_by: rows::linked_by(row)?,
+        signed_prekey: rows::signed_prekey(row, SIGNED)?.ok_or_else(no_signed_prekey)?,
+        onetime_prekey: onetime_prekey.transpose()?,
+        kem_prekey,
+    };
+    let (onetime_left, kem_left) = stock(tx, device_no).await?;
+    Ok(TakenBundle { bundle, device_no, onetime_left, kem_left, last_resort_given })
+}
+
+fn no_signed_prekey() -> sqlx::Error {
+    corrupt("an active device has a signed pre-key")
+}
+
+async fn take_lowest(
+    tx: &mut SqliteConnection,
+    device: DeviceNo,
+    kind: KeyKind,
+) -> Result<Option<SqliteRow>, sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM prekeys WHERE device_no = ?1 AND kind = ?2 \
+         AND key_id = (SELECT min(key_id) FROM prekeys WHERE device_no = ?1 AND kind = ?2) \
+         RETURNING key_id, public_key, signature",
+    )
+    .bind(device.0)
+    .bind(kind as i64)
+    .fetch_optional(tx)
+    .await
+}
+
+/// How many one-time pre-keys and one-time KEM pre-keys are left.
+async fn stock(tx: &mut SqliteConnection, device: DeviceNo) -> Result<(u32, u32), sqlx::Error> {
+    let (onetime, kem): (i64, i64) = sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE kind = 1), count(*) FILTER (WHERE kind = 2) \
+         FROM prekeys WHERE device_no = ?",
+    )
+    .bind(device.0)
+    .fetch_one(tx)
+    .await?;
+    Ok((rows::count(onetime), rows::count(kem)))
+}
+
+/// The user of an active device and the ids of its current lasting keys.
+struct Owner {
+    user: UserId,
+    signed: Option<i64>,
+    last_resort: Option<i64>,
+}
+
+impl Owner {
+    /// Whether a key that was uploaded before may come again: not when it was replaced.
+    fn may_repeat(&self, key: &Key<'_>) -> bool {
+        let current = match key.purpose {
+            Purpose::OneTime => return true,
+            Purpose::Signed => self.signed,
+            Purpose::LastResort => self.last_resort,
+        };
+        current == Some(i64::from(key.id.get()))
+    }
+}
+
+pub(super) async fn publish_keys(
+    tx: &mut SqliteConnection,
+    device: DeviceNo,
+    upload: KeyUpload,
+    limits: Limits,
+    now: Timestamp,
+) -> Result<Published, sqlx::Error> {
+    let Some(owner) = owner(tx, device).await? else { return Ok(Published::Gone) };
+    let keys = ledger::keys_of_upload(&upload);
+    let mut ledger = Ledger::read(tx, owner.user, Some(device), &keys).await?;
+    let mut fresh = Vec::with_capacity(keys.len());
+    for key in &keys {
+        match ledger.admit(key) {
+            Standing::New => fresh.push(key),
+            Standing::Known if owner.may_repeat(key) => {}
+            Standing::Known | Standing::Reused => return Ok(Published::KeyReused(key.kind, key.id)),
+        }
+    }
+    let (onetime, kem) = stock(tx, device).await?;
+    let mut counts = [onetime, kem];
+    for (kind, stored) in [KeyKind::OneTime, KeyKind::Kem].into_iter().zip(&mut counts) {
+        let to_store = |key: &&&Key<'_>| key.kind == kind && key.purpose == Purpose::OneTime;
+        let added = u32::try_from(fresh.iter().filter(to_store).count()).unwrap_or(u32::MAX);
+        *stored = stored.saturating_add(added);
+        if added > 0 && *stored > limits.max_prekeys {
+            return Ok(Published::TooMany(kind));
+        }
+    }
+    ledger::enter(tx, owner.user, device, &fresh).await?;
+    let is_new = |purpose| fresh.iter().any(|key| key.purpose == purpose);
+    if let Some(key) = upload.signed_prekey.as_ref().filter(|_| is_new(Purpose::Signed)) {
+        replace_signed(tx, device, key, now).await?;
+    }
+    if let Some(key) = upload.last_resort_kem_prekey.as_ref().filter(|_| is_new(Purpose::LastResort)) {
+        replace_last_resort(tx, device, key).await?;
+    }
+    let accepted = u32::try_from(fresh.len()).unwrap_or(u32::MAX);
+    let already_known = u32::try_from(keys.len() - fresh.len()).unwrap_or(u32::MAX);
+    let [onetime_count, kem_count] = counts;
+    Ok(Published::Published { accepted, already_known, onetime_count, kem_count })
+}
+
+async fn owner(tx: &mut SqliteConnection, device: DeviceNo) -> Result<Option<Owner>, sqlx::Error> {
+    sqlx::query(
+        "SELECT user_id, signed_prekey_id, last_resort_id FROM devices \
+         WHERE device_no = ? AND deactivated_at IS NULL",
+    )
+    .bind(device.0)
+    .try_map(|row: SqliteRow| {
+        Ok(Owner {
+            user: rows::user_id(&row, "user_id")?,
+            signed: row.try_get("signed_prekey_id")?,
+            last_resort: row.try_get("last_resort_id")?,
+        })
+    })
+    .fetch_optional(tx)
+    .await
+}
+
+async fn replace_signed(
+    tx: &mut SqliteConnection,
+    device: DeviceNo,
+    key: &SignedPreKey,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE devices SET signed_prekey_id = ?, signed_prekey = ?, signed_prekey_signature = ?, \
+         signed_prekey_at = ? WHERE device_no = ?",
+    )
+    .bind(id(key.id))
+    .bind(key.public_key.to_vec())
+    .bind(key.signature.to_vec())
+    .bind(now.millis())
+    .bind(device.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn replace_last_resort(
+    tx: &mut SqliteConnection,
+    device: DeviceNo,
+    key: &SignedPreKey,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE devices SET last_resort_id = ?, last_resort = ?, last_resort_signature = ?, \
+         last_resort_used = 0 WHERE device_no = ?",
+    )
+    .bind(id(key.id))
+    .bind(key.public_key.to_vec())
+    .bind(key.signature.to_vec())
+    .bind(device.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+fn id(key: KeyId) -> i64 {
+    i64::from(key.get())
+}
+
+pub(super) async fn key_stats(
+    conn: &mut SqliteConnection,
+    device: DeviceNo,
+) -> Result<Option<KeyStats>, sqlx::Error> {
+    sqlx::query(
+        "SELECT signed_prekey_at, last_resort_used, \
+         (SELECT count(*) FROM prekeys p WHERE p.device_no = d.device_no AND p.kind = 1) AS unused, \
+         (SELECT count(*) FROM prekey_ledger l WHERE l.device_no = d.device_no AND l.kind = 1) AS total, \
+         (SELECT count(*) FROM prekeys p WHERE p.device_no = d.device_no AND p.kind = 2) AS kem \
+         FROM devices d WHERE device_no = ? AND deactivated_at IS NULL",
+    )
+    .bind(device.0)
+    .try_map(|row: SqliteRow| {
+        Ok(KeyStats {
+            unused_prekeys: rows::count(row.try_get("unused")?),
+            total_prekeys: rows::count(row.try_get("total")?),
+            kem_prekeys: rows::count(row.try_get("kem")?),
+            signed_prekey_at: rows::timestamp(&row, "signed_prekey_at")?,
+            last_resort_used: row.try_get("last_resort_used")?,
+        })
+    })
+    .fetch_optional(conn)
+    .await
+}
+
+pub(super) async fn lasting_keys(
+    conn: &mut SqliteConnection,
+    device: DeviceNo,
+) -> Result<Option<LastingKeys>, sqlx::Error> {
+    sqlx::query(
+        "SELECT identity_key, signed_prekey_id, signed_prekey, signed_prekey_signature, \
+         last_resort_id, last_resort, last_resort_signature \
+         FROM devices WHERE device_no = ? AND deactivated_at IS NULL",
+    )
+    .bind(device.0)
+    .try_map(|row: SqliteRow| {
+        Ok(LastingKeys {
+            identity_key: rows::identity_key(row.try_get("identity_key")?)?,
+            signed_prekey: rows::signed_prekey(&row, SIGNED)?.ok_or_else(no_signed_prekey)?,
+            last_resort_kem_prekey: rows::signed_prekey(&row, LAST_RESORT)?,
+        })
+    })
+    .fetch_optional(conn)
+    .await
+}

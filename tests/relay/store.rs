@@ -1,0 +1,13 @@
+//! The conformance suite of the `store` seam: what the doc comments of [`restante::store::Store`] promise, tried on
+//! both engines. Postgres runs when `RESTANTE_TEST_DATABASE_URL` is set.
+
+mod accept;
+mod deactivate;
+mod devices;
+mod expiry;
+mod folder;
+mod full;
+mod history;
+mod keys;
+mod mailbox;
+mod model;
