@@ -90,16 +90,18 @@ pub struct Relay {
 /// A [`StartError`] in words for the operator; nothing is left running.
 pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
     let (committed, commits) = mpsc::channel(COMMITTED_BATCHES);
-    let (store, store_name) = open_store(&config, committed).await?;
+    let (store, store_name) = open_store(&config, committed, &clock).await?;
     let sessions = Arc::new(Sessions::default());
     let (engine, engine_name) = open_hot(&config, &sessions)?;
     let switchboard = Switchboard::new(sessions, engine);
     let master = master_secret(&config)?;
-    let tokens = Tokens::new(&config.relay_name, &derive(&master, b"token signing"), config.access_token_life);
+    let tokens =
+        Tokens::new(&config.relay_name, &derive(&master, b"token signing"), config.access_token_life);
     let open = config.auth_mode == AuthMode::Open;
     let authority = Authority::new(tokens, open, Arc::clone(&store), Arc::clone(&clock)).await?;
 
-    let (stop_sockets, stop_jobs, jobs) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    let (stop_sockets, stop_jobs, jobs) =
+        (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     jobs.spawn(Arc::clone(&switchboard).carry(commits));
     jobs.spawn(Arc::clone(&switchboard).tidy(stop_jobs.clone()));
     jobs.spawn(jobs::reconcile(Arc::clone(&store), Arc::clone(&switchboard), stop_jobs.clone()));
@@ -184,15 +186,21 @@ impl Relay {
     }
 }
 
-async fn open_store(config: &Config, committed: Committed) -> Result<(Arc<dyn Store>, String), StartError> {
+async fn open_store(
+    config: &Config,
+    committed: Committed,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<dyn Store>, String), StartError> {
     let limits = config.store_limits;
     match &config.database_url {
         Some(url) => {
-            let store = PostgresStore::connect(url, config.max_db_connections, limits, committed).await?;
+            let store =
+                PostgresStore::connect(url, config.max_db_connections, limits, committed, Arc::clone(clock))
+                    .await?;
             Ok((Arc::new(store), "Postgres".to_owned()))
         }
         None => {
-            let store = SqliteStore::open(&config.data_dir, limits, committed).await?;
+            let store = SqliteStore::open(&config.data_dir, limits, committed, Arc::clone(clock)).await?;
             Ok((Arc::new(store), format!("SQLite in {}", config.data_dir.display())))
         }
     }
@@ -261,7 +269,8 @@ impl Parts {
             limits: config.store_limits,
         };
         let (store, switchboard, clock) = shared();
-        let health = Health { store, switchboard, clock, draining: AtomicBool::new(false), started: Instant::now() };
+        let health =
+            Health { store, switchboard, clock, draining: AtomicBool::new(false), started: Instant::now() };
         let floor = SocketFloor::new(
             Arc::clone(&queue),
             Arc::clone(&messages),

@@ -98,7 +98,8 @@ fn announce(relay: &app::Relay, format: LogFormat) {
 
 /// Ready on SIGTERM or SIGINT.
 async fn asked_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("signals cannot be heard; only a kill stops this process");
         return std::future::pending().await;

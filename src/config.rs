@@ -125,7 +125,9 @@ impl Config {
     /// All faults at once: values that cannot be, combinations that cannot be, names that look like typos.
     pub fn load() -> Result<Self, Faults> {
         let file = match dotenvy::from_path_iter(".env") {
-            Ok(lines) => lines.collect::<Result<BTreeMap<_, _>, _>>().map_err(|error| Faults(vec![format!(".env: {error}")]))?,
+            Ok(lines) => lines
+                .collect::<Result<BTreeMap<_, _>, _>>()
+                .map_err(|error| Faults(vec![format!(".env: {error}")]))?,
             Err(error) if error.not_found() => BTreeMap::new(),
             Err(error) => return Err(Faults(vec![format!(".env: {error}")])),
         };
@@ -136,7 +138,10 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn from_vars(file: &BTreeMap<String, String>, env: &BTreeMap<String, String>) -> Result<Self, Faults> {
+    pub fn from_vars(
+        file: &BTreeMap<String, String>,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Self, Faults> {
         let mut vars = file.clone();
         vars.extend(env.iter().map(|(name, value)| (name.clone(), value.clone())));
         let mut reader = Reader { vars, known: Vec::new(), faults: Vec::new() };
@@ -166,7 +171,8 @@ impl Config {
             port: reader.number("PORT", 8091, 0..=65_535),
             workers: reader.number("WORKERS", 0, 0..=1024),
             log_filter: reader.text("RUST_LOG", "info"),
-            log_format: reader.choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
+            log_format: reader
+                .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
             data_dir: reader.text("DATA_DIR", "./restante-data").into(),
             database_url: reader.url("DATABASE_URL", &["postgres://", "postgresql://"]),
             redis_url: reader.url("REDIS_URL", &["redis://", "redis+unix://", "unix://"]),
@@ -175,7 +181,8 @@ impl Config {
             master_secret: reader.master_secret("MASTER_SECRET"),
             relay_name: reader.text("RELAY_NAME", "localhost"),
             auth_mode: reader.choice("AUTH_MODE", &[("device", AuthMode::Device), ("open", AuthMode::Open)]),
-            auth_open_allow_remote: reader.choice("AUTH_OPEN_ALLOW_REMOTE", &[("false", false), ("true", true)]),
+            auth_open_allow_remote: reader
+                .choice("AUTH_OPEN_ALLOW_REMOTE", &[("false", false), ("true", true)]),
             access_token_life: reader.seconds("ACCESS_TOKEN_TTL_SECONDS", 900, 10..=86_400),
             refresh_token_life: reader.days("REFRESH_TOKEN_TTL_DAYS", 7, 1..=365),
             plaintext_guard: reader.choice("PLAINTEXT_GUARD", &[("on", true), ("off", false)]),
@@ -208,7 +215,10 @@ impl Config {
 
     fn check_combinations(&self, faults: &mut Vec<String>) {
         if self.redis_url.is_some() && self.database_url.is_none() {
-            faults.push("REDIS_URL is set without DATABASE_URL: Redis serves several nodes, which need Postgres".into());
+            faults.push(
+                "REDIS_URL is set without DATABASE_URL: Redis serves several nodes, which need Postgres"
+                    .into(),
+            );
         }
         if self.database_url.is_some() && self.master_secret.is_none() {
             faults.push(
@@ -274,7 +284,11 @@ impl Reader {
             None => default,
             Some(Ok(number)) if range.contains(&number) => number,
             Some(_) => {
-                self.faults.push(format!("{name} must be a whole number from {} to {}", range.start(), range.end()));
+                self.faults.push(format!(
+                    "{name} must be a whole number from {} to {}",
+                    range.start(),
+                    range.end()
+                ));
                 default
             }
         };
@@ -336,7 +350,8 @@ impl Reader {
             }
             let bare = name.strip_prefix("RESTANTE_").unwrap_or(&name);
             let nearest = self.known.iter().map(|known| (distance(bare, known.name), known.name)).min();
-            let near = nearest.filter(|(steps, meant)| *steps <= 2 && (bare.len() >= 8 || *steps == 0) && meant.len() >= 4);
+            let near = nearest
+                .filter(|(steps, meant)| *steps <= 2 && (bare.len() >= 8 || *steps == 0) && meant.len() >= 4);
             if bare.len() != name.len() || file.contains_key(&name) || near.is_some() {
                 let hint = near.map_or_else(
                     || "; the settings are listed in .env.example".to_owned(),
@@ -386,7 +401,8 @@ mod tests {
 
     #[test]
     fn all_faults_are_told_at_once() {
-        let told = faults(&[("PORT", "high"), ("HOST", "here"), ("REDIS_URL", "redis://x"), ("AUTH_MODE", "none")]);
+        let told =
+            faults(&[("PORT", "high"), ("HOST", "here"), ("REDIS_URL", "redis://x"), ("AUTH_MODE", "none")]);
         assert_eq!(told.len(), 4, "{told:?}");
         for name in ["PORT", "HOST", "REDIS_URL", "AUTH_MODE"] {
             assert!(told.iter().any(|fault| fault.starts_with(name)), "{name} in {told:?}");
@@ -396,9 +412,15 @@ mod tests {
     #[test]
     fn typos_are_faults_that_name_what_was_meant() {
         assert_eq!(faults(&[("RESTANTE_PORT", "1")]), ["RESTANTE_PORT is not a setting; did you mean PORT?"]);
-        assert_eq!(faults(&[("DATABSE_URL", "x")]), ["DATABSE_URL is not a setting; did you mean DATABASE_URL?"]);
+        assert_eq!(
+            faults(&[("DATABSE_URL", "x")]),
+            ["DATABSE_URL is not a setting; did you mean DATABASE_URL?"]
+        );
         assert_eq!(faults(&[("WS_HEARTBEAT_INTERVALL", "5")]).len(), 1);
-        assert!(faults(&[("PATH", "/bin"), ("HOSTNAME", "h"), ("HOME", "/"), ("POSTGRES_PASSWORD", "p")]).is_empty());
+        assert!(
+            faults(&[("PATH", "/bin"), ("HOSTNAME", "h"), ("HOME", "/"), ("POSTGRES_PASSWORD", "p")])
+                .is_empty()
+        );
         let file = vars(&[("SOMETHING", "x")]);
         assert!(Config::from_vars(&file, &BTreeMap::new()).is_err(), "a .env file holds settings only");
     }
@@ -407,7 +429,10 @@ mod tests {
     fn production_needs_one_secret_for_all_nodes() {
         let told = faults(&[("DATABASE_URL", "postgres://h/d")]);
         assert!(told[0].starts_with("MASTER_SECRET is missing"), "{told:?}");
-        assert_eq!(faults(&[("MASTER_SECRET", "c2hvcnQ=")]), ["MASTER_SECRET must be 32 bytes in padded base64"]);
+        assert_eq!(
+            faults(&[("MASTER_SECRET", "c2hvcnQ=")]),
+            ["MASTER_SECRET must be 32 bytes in padded base64"]
+        );
     }
 
     #[test]
@@ -432,8 +457,14 @@ mod tests {
     fn the_example_file_shows_every_setting_with_its_default() {
         let example = include_str!("../.env.example");
         let shown: Vec<Known> = Config::known();
-        let lines: Vec<_> = example.lines().filter_map(|line| line.strip_prefix('#').unwrap_or(line).split_once('=')).collect();
-        let named: Vec<_> = lines.iter().filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_')).collect();
+        let lines: Vec<_> = example
+            .lines()
+            .filter_map(|line| line.strip_prefix('#').unwrap_or(line).split_once('='))
+            .collect();
+        let named: Vec<_> = lines
+            .iter()
+            .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+            .collect();
         let expected: Vec<_> = shown.iter().map(|known| (known.name, known.default.as_str())).collect();
         let found: Vec<_> = named.iter().map(|(name, value)| (*name, *value)).collect();
         assert_eq!(found, expected);

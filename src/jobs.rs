@@ -5,7 +5,12 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth::Authority, domain::Clock, hot::Switchboard, store::{Store, StoreError}};
+use crate::{
+    auth::Authority,
+    domain::Clock,
+    hot::Switchboard,
+    store::{Store, StoreError},
+};
 
 /// How often the heads of connected devices' mailboxes are compared with what their sessions have written.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(2);
@@ -37,7 +42,11 @@ pub async fn reconcile(store: Arc<dyn Store>, switchboard: Arc<Switchboard>, sto
 }
 
 /// Shuts revoked devices out on this node and ends their sessions.
-pub async fn follow_revocations(authority: Arc<Authority>, switchboard: Arc<Switchboard>, stop: CancellationToken) {
+pub async fn follow_revocations(
+    authority: Arc<Authority>,
+    switchboard: Arc<Switchboard>,
+    stop: CancellationToken,
+) {
     every(REVOCATIONS_EVERY, stop, "revocations could not be read", async || {
         for device in authority.read_revocations().await? {
             switchboard.end(device);

@@ -47,7 +47,10 @@ impl<'de> Deserialize<'de> for B64 {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<B64, E> {
-                STANDARD.decode(text).map(|bytes| B64(bytes.into())).map_err(|_| E::custom("not padded standard base64"))
+                STANDARD
+                    .decode(text)
+                    .map(|bytes| B64(bytes.into()))
+                    .map_err(|_| E::custom("not padded standard base64"))
             }
         }
         if deserializer.is_human_readable() {
@@ -106,7 +109,8 @@ impl Time {
     /// The text of the moment.
     #[must_use]
     pub fn text(self) -> String {
-        let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+        let format =
+            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
         let nanos = i128::from(self.0.millis()) * 1_000_000;
         let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         moment.format(format).unwrap_or_default()

@@ -104,7 +104,10 @@ impl Authority {
             return Err(bad());
         }
         if revoked.read_at.elapsed() > STALE {
-            return Err(Problem::unavailable("store-unavailable", "revocations cannot be read at the moment"));
+            return Err(Problem::unavailable(
+                "store-unavailable",
+                "revocations cannot be read at the moment",
+            ));
         }
         Ok(claims)
     }
@@ -113,7 +116,11 @@ impl Authority {
     ///
     /// # Errors
     /// 401 `no-token` without a bearer token, and as [`Authority::claims`].
-    pub fn identify(self: &Arc<Self>, headers: &HeaderMap, socket_token: Option<&str>) -> Result<Identity, Problem> {
+    pub fn identify(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        socket_token: Option<&str>,
+    ) -> Result<Identity, Problem> {
         if self.open {
             return Ok(Identity { authority: Arc::clone(self), claims: None });
         }
@@ -123,7 +130,9 @@ impl Authority {
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
         });
         let token = bearer.or(socket_token);
-        let token = token.ok_or_else(|| Problem::new(401, "no-token", "this needs authorization: Bearer <access token>"))?;
+        let token = token.ok_or_else(|| {
+            Problem::new(401, "no-token", "this needs authorization: Bearer <access token>")
+        })?;
         Ok(Identity { authority: Arc::clone(self), claims: Some(self.claims(token)?) })
     }
 }
@@ -185,7 +194,8 @@ impl Identity {
     async fn trust(&self, user: &str, device: Option<&DeviceId>) -> Result<Caller, Problem> {
         let user_id = parse_user(user)?;
         let devices = self.authority.store.devices(user_id).await?;
-        let found = devices.into_iter().find(|candidate| device.is_none_or(|device| *device == candidate.device_id));
+        let found =
+            devices.into_iter().find(|candidate| device.is_none_or(|device| *device == candidate.device_id));
         let found = found.ok_or_else(|| Problem::not_found("device"))?;
         Ok(Caller {
             user_id,

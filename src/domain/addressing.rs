@@ -43,7 +43,10 @@ pub struct Mismatch {
 ///
 /// # Errors
 /// The differences, when bodies are named for other devices than exactly these.
-pub fn address<'a>(bodies: &'a Bodies, devices: &[&impl Addressee]) -> Result<Vec<(usize, &'a Envelope)>, Mismatch> {
+pub fn address<'a>(
+    bodies: &'a Bodies,
+    devices: &[&impl Addressee],
+) -> Result<Vec<(usize, &'a Envelope)>, Mismatch> {
     match bodies {
         Bodies::Same(envelope) => Ok((0..devices.len()).map(|index| (index, envelope)).collect()),
         Bodies::Each(named) => match_devices(named, devices),

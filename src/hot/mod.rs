@@ -10,7 +10,6 @@ mod switchboard;
 
 use std::{collections::HashMap, sync::Arc};
 
-
 use async_trait::async_trait;
 use uuid::Uuid;
 

@@ -56,12 +56,20 @@ impl<T: RequestBody> FromRequest for Body<T> {
 }
 
 fn check_head(request: &HttpRequest, limit: usize) -> Result<(), Problem> {
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let content_type =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = content_type.split(';').next().unwrap_or("").trim();
     if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(415, "unsupported-media-type", "the body must be sent as content-type: application/json"));
+        return Err(Problem::new(
+            415,
+            "unsupported-media-type",
+            "the body must be sent as content-type: application/json",
+        ));
     }
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limit as u64) { Err(too_large(limit)) } else { Ok(()) }
 }
 
@@ -105,9 +113,15 @@ fn shape_problem(field: &str, error: &serde_json::Error) -> Problem {
     // serde puts the name of an unknown or missing field between back-quotes, and nothing else there first.
     let named = why.strip_prefix("unknown field `").or_else(|| why.strip_prefix("missing field `"));
     let (field, why) = match named.and_then(|rest| rest.split_once('`')) {
-        Some((name, _)) if field == "." => (name.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" }),
-        Some((name, _)) if field.ends_with(name) => (field.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" }),
-        Some((name, _)) => (format!("{field}.{name}"), if why.starts_with('u') { "unknown field" } else { "missing" }),
+        Some((name, _)) if field == "." => {
+            (name.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" })
+        }
+        Some((name, _)) if field.ends_with(name) => {
+            (field.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" })
+        }
+        Some((name, _)) => {
+            (format!("{field}.{name}"), if why.starts_with('u') { "unknown field" } else { "missing" })
+        }
         None => (field.to_owned(), why),
     };
     let field: String = field.chars().take(100).collect();

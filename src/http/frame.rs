@@ -27,7 +27,8 @@ pub async fn frame<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, actix_web::Error> {
     let request_id = Uuid::new_v4().simple().to_string();
     let began = Instant::now();
-    let refused = request.app_data::<web::Data<Config>>().and_then(|config| open_mode_refusal(&request, config));
+    let refused =
+        request.app_data::<web::Data<Config>>().and_then(|config| open_mode_refusal(&request, config));
     let response = match refused {
         Some(problem) => {
             let response = HttpResponse::from_error(problem);
@@ -87,16 +88,18 @@ fn open_mode_refusal(request: &ServiceRequest, config: &Config) -> Option<Proble
     }
     let headers = request.headers();
     let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
-    let strange_origin = origin.is_some_and(|origin| !config.cors_allowed_origins.iter().any(|known| known == origin));
-    let proxied = headers
-        .keys()
-        .any(|name| matches!(name.as_str(), "forwarded" | "via") || name.as_str().starts_with("x-forwarded-"));
+    let strange_origin =
+        origin.is_some_and(|origin| !config.cors_allowed_origins.iter().any(|known| known == origin));
+    let proxied = headers.keys().any(|name| {
+        matches!(name.as_str(), "forwarded" | "via") || name.as_str().starts_with("x-forwarded-")
+    });
     let foreign_peer = !request.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let foreign_host = !host.is_some_and(is_loopback_host);
     let remote = (proxied || foreign_peer || foreign_host) && !config.auth_open_allow_remote;
-    (strange_origin || remote)
-        .then(|| Problem::new(403, "open-mode-local-only", "AUTH_MODE=open answers direct local requests only"))
+    (strange_origin || remote).then(|| {
+        Problem::new(403, "open-mode-local-only", "AUTH_MODE=open answers direct local requests only")
+    })
 }
 
 fn is_loopback_host(host: &str) -> bool {
@@ -117,7 +120,11 @@ impl KnownPaths {
     }
 
     fn methods(&self, path: &str) -> Vec<Method> {
-        self.0.iter().filter(|(pattern, _)| pattern.is_match(path)).flat_map(|(_, methods)| methods.clone()).collect()
+        self.0
+            .iter()
+            .filter(|(pattern, _)| pattern.is_match(path))
+            .flat_map(|(_, methods)| methods.clone())
+            .collect()
     }
 }
 
@@ -148,7 +155,8 @@ mod tests {
         for local in ["localhost", "LOCALHOST:8091", "127.0.0.1:1", "127.9.9.9", "[::1]:8091", "[::1]"] {
             assert!(is_loopback_host(local), "{local}");
         }
-        for foreign in ["example.org", "localhost.example.org", "10.0.0.1:80", "", "[2001:db8::1]:80", "::1x"] {
+        for foreign in ["example.org", "localhost.example.org", "10.0.0.1:80", "", "[2001:db8::1]:80", "::1x"]
+        {
             assert!(!is_loopback_host(foreign), "{foreign}");
         }
     }

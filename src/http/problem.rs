@@ -125,11 +125,15 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Unavailable(source) => {
                 tracing::warn!(error = %source, "the store could not be asked");
-                Self::unavailable("store-unavailable", "the store cannot be asked at the moment; repeat the request")
+                Self::unavailable(
+                    "store-unavailable",
+                    "the store cannot be asked at the moment; repeat the request",
+                )
             }
-            StoreError::Overloaded => {
-                Self::unavailable("overloaded", "too much waits to be stored; nothing was done, repeat the request")
-            }
+            StoreError::Overloaded => Self::unavailable(
+                "overloaded",
+                "too much waits to be stored; nothing was done, repeat the request",
+            ),
         }
     }
 }

@@ -13,13 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Problem;
-use crate::{
-    config::Config,
-    domain::Clock,
-    hot::Switchboard,
-    store::Store,
-    wire::Time,
-};
+use crate::{config::Config, domain::Clock, hot::Switchboard, store::Store, wire::Time};
 
 /// What the health routes look at.
 pub struct Health {
@@ -149,7 +143,12 @@ macro_rules! probe {
 
 probe!(get_live, "/health/live", "That the process answers.", live);
 probe!(get_healthz, "/healthz", "Alias of `/health/live`.", live);
-probe!(get_ready, "/health/ready", "Whether the relay can serve: its store answers, its schema fits, it is not stopping.", ready);
+probe!(
+    get_ready,
+    "/health/ready",
+    "Whether the relay can serve: its store answers, its schema fits, it is not stopping.",
+    ready
+);
 probe!(get_readyz, "/readyz", "Alias of `/health/ready`.", ready);
 
 async fn readiness(health: &Health) -> Result<Ready, Problem> {
@@ -185,6 +184,12 @@ async fn get_limits(config: web::Data<Config>) -> impl Responder {
 
 /// Adds these routes.
 pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
-    services.service(get_about).service(get_health).service(get_live).service(get_healthz).service(get_ready).service(get_readyz);
+    services
+        .service(get_about)
+        .service(get_health)
+        .service(get_live)
+        .service(get_healthz)
+        .service(get_ready)
+        .service(get_readyz);
     services.service(get_limits);
 }

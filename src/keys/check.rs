@@ -29,17 +29,26 @@ pub struct RawSignedPreKey {
 
 /// The identity key of a new device.
 pub(super) fn identity(bytes: &[u8]) -> Result<IdentityKey, Refusal> {
-    signal::parse_identity_key(bytes).map_err(|why| Refusal::InvalidKey("identity_key".into(), why.to_string()))
+    signal::parse_identity_key(bytes)
+        .map_err(|why| Refusal::InvalidKey("identity_key".into(), why.to_string()))
 }
 
 /// A signed elliptic-curve pre-key.
-pub(super) fn signed(identity: &IdentityKey, field: &str, raw: &RawSignedPreKey) -> Result<SignedPreKey, Refusal> {
+pub(super) fn signed(
+    identity: &IdentityKey,
+    field: &str,
+    raw: &RawSignedPreKey,
+) -> Result<SignedPreKey, Refusal> {
     signal::parse_ec_prekey(identity, raw.public_key.clone()).map_err(|why| invalid(field, why))?;
     finish(identity, field, raw)
 }
 
 /// A KEM pre-key, one-time or last-resort.
-pub(super) fn kem(identity: &IdentityKey, field: &str, raw: &RawSignedPreKey) -> Result<SignedPreKey, Refusal> {
+pub(super) fn kem(
+    identity: &IdentityKey,
+    field: &str,
+    raw: &RawSignedPreKey,
+) -> Result<SignedPreKey, Refusal> {
     signal::parse_kem_prekey(raw.public_key.clone()).map_err(|why| invalid(field, why))?;
     finish(identity, field, raw)
 }
@@ -103,7 +112,9 @@ fn refuse_duplicates<'a>(field: &str, keys: impl Iterator<Item = (i64, &'a Bytes
 /// The last-resort key was looked at first; indexes count from the list.
 fn shift(refusal: Refusal, field: &str, shifted: bool) -> Refusal {
     match refusal {
-        Refusal::Duplicate(_, index) if shifted => Refusal::Duplicate(field.to_owned(), index.saturating_sub(1)),
+        Refusal::Duplicate(_, index) if shifted => {
+            Refusal::Duplicate(field.to_owned(), index.saturating_sub(1))
+        }
         other => other,
     }
 }

@@ -13,13 +13,13 @@ pub use check::{RawPreKey, RawSignedPreKey};
 
 use crate::{
     domain::{
-        Caller, Clock, Device, DeviceId, DeviceNo, IdentityKey, KeyId, KeyKind, KeyStats, LinkedBy, RegistrationId,
-        Signature, Timestamp, UserId,
+        Caller, Clock, Device, DeviceId, DeviceNo, IdentityKey, KeyId, KeyKind, KeyStats, LinkedBy,
+        RegistrationId, Signature, Timestamp, UserId,
     },
     hot::{Event, KeysLow, Switchboard},
     store::{
-        Deactivated, KeyUpload, Limits, LinkOffer, NewSession, Published, Registered, Registration, Store, StoreError,
-        TakenBundle,
+        Deactivated, KeyUpload, Limits, LinkOffer, NewSession, Published, Registered, Registration, Store,
+        StoreError, TakenBundle,
     },
 };
 
@@ -234,7 +234,8 @@ impl Keys {
         token_hash: [u8; 32],
     ) -> Result<Timestamp, Refusal> {
         let identity = check::identity(identity_key)?;
-        let own = self.store.lasting_keys(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?.identity_key;
+        let own =
+            self.store.lasting_keys(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?.identity_key;
         let bad = || Refusal::InvalidSignature("signature".into());
         let signature = Signature::try_from(signature).map_err(|_| bad())?;
         let statement = signal::link_statement(caller.user_id, &device_id, &identity);
@@ -318,7 +319,9 @@ impl Keys {
                 Ok(Uploaded { accepted, already_known, onetime_count, kem_count, at })
             }
             Published::KeyReused(kind, id) => Err(indexes.reused(kind, id)),
-            Published::TooMany(KeyKind::OneTime | KeyKind::Signed) => Err(Refusal::TooMany("onetime_prekeys", most)),
+            Published::TooMany(KeyKind::OneTime | KeyKind::Signed) => {
+                Err(Refusal::TooMany("onetime_prekeys", most))
+            }
             Published::TooMany(KeyKind::Kem) => Err(Refusal::TooMany("kem_prekeys", most)),
             Published::Gone => Err(Refusal::UnknownDevice),
         }
@@ -365,7 +368,8 @@ impl Keys {
     /// `KeysDiffer`.
     pub async fn compare(&self, caller: &Caller, digest: &[u8]) -> Result<(), Refusal> {
         let keys = self.store.lasting_keys(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?;
-        let own = signal::key_digest(&keys.identity_key, &keys.signed_prekey, keys.last_resort_kem_prekey.as_ref());
+        let own =
+            signal::key_digest(&keys.identity_key, &keys.signed_prekey, keys.last_resort_kem_prekey.as_ref());
         if bool::from(own.ct_eq(digest)) { Ok(()) } else { Err(Refusal::KeysDiffer) }
     }
 }
@@ -385,7 +389,10 @@ struct Indexes {
 
 impl Indexes {
     fn of(onetime: &[crate::domain::OneTimePreKey], kem: &[crate::domain::SignedPreKey]) -> Self {
-        Self { onetime: onetime.iter().map(|key| key.id).collect(), kem: kem.iter().map(|key| key.id).collect() }
+        Self {
+            onetime: onetime.iter().map(|key| key.id).collect(),
+            kem: kem.iter().map(|key| key.id).collect(),
+        }
     }
 
     fn reused(&self, kind: KeyKind, id: KeyId) -> Refusal {

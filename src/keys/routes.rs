@@ -7,11 +7,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Keys, LOW, ROTATION_AGE, RawPreKey, RawSignedPreKey, Refusal, RegistrationRequest, UploadRequest};
+use super::{
+    Keys, LOW, ROTATION_AGE, RawPreKey, RawSignedPreKey, Refusal, RegistrationRequest, UploadRequest,
+};
 use crate::{
     auth::{Authority, Identity, fresh_secret, fresh_session_id, parse_user, secret_hash},
     config::Config,
-    domain::{self, Clock as _, Device, DeviceId, InvalidId, RegistrationId},
+    domain::{self, Device, DeviceId, InvalidId, RegistrationId},
     http::{Body, BodyKind, Problem, RequestBody},
     store::{NewSession, TakenBundle},
     wire::{B64, Id, Time},
@@ -191,7 +193,11 @@ impl<'de> Deserialize<'de> for PreKeysBody {
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<PreKeysBody, A::Error> {
                 let onetime_prekeys = Vec::deserialize(de::value::SeqAccessDeserializer::new(list))?;
-                Ok(PreKeysBody(PreKeysByKind { onetime_prekeys, kem_prekeys: Vec::new(), last_resort_kem_prekey: None }))
+                Ok(PreKeysBody(PreKeysByKind {
+                    onetime_prekeys,
+                    kem_prekeys: Vec::new(),
+                    last_resort_kem_prekey: None,
+                }))
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<PreKeysBody, A::Error> {
@@ -331,7 +337,11 @@ fn registration(user: &str, body: RegisterBody, session: NewSession) -> Result<R
 /// A user id that is to be claimed: the nil UUID stands for "nobody" in old scripts and cannot be.
 fn first_id(user: &str) -> Result<domain::UserId, Problem> {
     let user = parse_user(user)?;
-    if user.is_nil() { Err(Problem::bad_field("user_id", "the nil UUID belongs to nobody")) } else { Ok(user) }
+    if user.is_nil() {
+        Err(Problem::bad_field("user_id", "the nil UUID belongs to nobody"))
+    } else {
+        Ok(user)
+    }
 }
 
 /// Lets the calling device vouch for a newcomer of its user.
@@ -400,7 +410,12 @@ async fn rotate_signed_prekey(
     let signed = match (id, public_key, signature, new_signed_prekey) {
         (None, None, None, Some(signed)) => signed,
         (Some(id), Some(public_key), Some(signature), None) => SignedPreKey { id, public_key, signature },
-        _ => return Err(Problem::bad_field("new_signed_prekey", "one signed pre-key is needed, in one of the two forms")),
+        _ => {
+            return Err(Problem::bad_field(
+                "new_signed_prekey",
+                "one signed pre-key is needed, in one of the two forms",
+            ));
+        }
     };
     let request = UploadRequest {
         signed_prekey: Some(signed.into()),
@@ -618,47 +633,65 @@ fn b64(bytes: &[u8]) -> B64 {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let unprocessable = |code, field: &str, detail: String| Self::new(422, code, detail).with("field", field);
+        let unprocessable =
+            |code, field: &str, detail: String| Self::new(422, code, detail).with("field", field);
         match refusal {
-            Refusal::InvalidKey(field, why) => unprocessable("invalid-key", &field, format!("{field}: {why}")),
+            Refusal::InvalidKey(field, why) => {
+                unprocessable("invalid-key", &field, format!("{field}: {why}"))
+            }
             Refusal::InvalidSignature(field) => {
                 unprocessable("invalid-signature", &field, format!("{field}: the signature does not verify"))
             }
-            Refusal::InvalidProof => {
-                unprocessable("invalid-proof", "proof", "proof: it does not verify under the identity key".into())
-            }
+            Refusal::InvalidProof => unprocessable(
+                "invalid-proof",
+                "proof",
+                "proof: it does not verify under the identity key".into(),
+            ),
             Refusal::KemRequired => unprocessable(
                 "kem-required",
                 "last_resort_kem_prekey",
                 "last_resort_kem_prekey: needed with a 33-byte identity key".into(),
             ),
             Refusal::TooFew(field, least) => {
-                unprocessable("too-few-prekeys", field, format!("{field}: at least {least} are needed")).with("least", least)
+                unprocessable("too-few-prekeys", field, format!("{field}: at least {least} are needed"))
+                    .with("least", least)
             }
             Refusal::TooMany(field, most) => {
-                unprocessable("too-many-prekeys", field, format!("{field}: at most {most} are kept")).with("most", most)
-            }
-            Refusal::Duplicate(field, index) => {
-                unprocessable("duplicate-prekey-id", &field, format!("{field}[{index}]: this id or key occurs twice"))
-                    .with("index", index)
-            }
-            Refusal::Reused(field, index) => {
-                let problem = unprocessable("prekey-reused", field, format!("{field}: an id or key was used before"));
-                if let Some(index) = index { problem.with("index", index) } else { problem }
-            }
-            Refusal::DeviceExists => Self::new(409, "device-exists", "this device id is active; log in instead"),
-            Refusal::LinkRequired => {
-                Self::new(403, "link-required", "the user id is claimed: an existing device must link this one")
-            }
-            Refusal::TooManyDevices(most) => {
-                Self::new(StatusCode::CONFLICT.as_u16(), "too-many-devices", "the user has as many devices as it may have")
+                unprocessable("too-many-prekeys", field, format!("{field}: at most {most} are kept"))
                     .with("most", most)
             }
+            Refusal::Duplicate(field, index) => unprocessable(
+                "duplicate-prekey-id",
+                &field,
+                format!("{field}[{index}]: this id or key occurs twice"),
+            )
+            .with("index", index),
+            Refusal::Reused(field, index) => {
+                let problem =
+                    unprocessable("prekey-reused", field, format!("{field}: an id or key was used before"));
+                if let Some(index) = index { problem.with("index", index) } else { problem }
+            }
+            Refusal::DeviceExists => {
+                Self::new(409, "device-exists", "this device id is active; log in instead")
+            }
+            Refusal::LinkRequired => Self::new(
+                403,
+                "link-required",
+                "the user id is claimed: an existing device must link this one",
+            ),
+            Refusal::TooManyDevices(most) => Self::new(
+                StatusCode::CONFLICT.as_u16(),
+                "too-many-devices",
+                "the user has as many devices as it may have",
+            )
+            .with("most", most),
             Refusal::NotAllowed => {
                 Self::new(403, "not-allowed", "a device linked less than 24 hours ago cannot end older ones")
             }
             Refusal::UnknownDevice => Self::not_found("device"),
-            Refusal::KeysDiffer => Self::new(409, "keys-differ", "the relay holds other keys for this device"),
+            Refusal::KeysDiffer => {
+                Self::new(409, "keys-differ", "the relay holds other keys for this device")
+            }
             Refusal::Store(error) => error.into(),
         }
     }

@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 use super::{SendRequest, Sent};
 use crate::{
     domain::{
-        Addressed, Bodies, ConversationId, DeviceId, DeviceName, DeviceNumber, Envelope, MessageId, RegistrationId,
-        UserId,
+        Addressed, Bodies, ConversationId, DeviceId, DeviceName, DeviceNumber, Envelope, MessageId,
+        RegistrationId, UserId,
     },
     http::{BodyKind, Problem, RequestBody},
     wire::{B64, EnvelopeType, Id, MessageType, Time},
@@ -16,7 +16,7 @@ use crate::{
 /// An envelope for one device, named by id or by number.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct EnvelopeBody {
+pub(super) struct EnvelopeBody {
     device_id: Option<String>,
     /// 1–127.
     device_number: Option<i64>,
@@ -109,7 +109,10 @@ impl TryFrom<SendBody> for SendRequest {
             (Some(ciphertext), None) => Bodies::Same(envelope(body.kind, ciphertext, body.ephemeral_key)),
             (None, Some(envelopes)) => {
                 if body.kind.is_some() || body.ephemeral_key.is_some() {
-                    return Err(Problem::bad_field("envelopes", "each envelope has its own type and ephemeral_key"));
+                    return Err(Problem::bad_field(
+                        "envelopes",
+                        "each envelope has its own type and ephemeral_key",
+                    ));
                 }
                 Bodies::Each(addressed(envelopes)?)
             }
@@ -143,11 +146,21 @@ fn addressed(envelopes: Vec<EnvelopeBody>) -> Result<Vec<Addressed>, Problem> {
             (None, Some(number)) => DeviceName::Number(
                 DeviceNumber::new(number).map_err(|why| Problem::bad_field(&at("device_number"), why))?,
             ),
-            _ => return Err(Problem::bad_field(&at("device_id"), "either device_id or device_number is needed")),
+            _ => {
+                return Err(Problem::bad_field(
+                    &at("device_id"),
+                    "either device_id or device_number is needed",
+                ));
+            }
         };
         let registration_id = body.registration_id.map(RegistrationId::new).transpose();
-        let registration_id = registration_id.map_err(|why| Problem::bad_field(&at("registration_id"), why))?;
-        Ok(Addressed { device, registration_id, envelope: envelope(body.kind, body.ciphertext, body.ephemeral_key) })
+        let registration_id =
+            registration_id.map_err(|why| Problem::bad_field(&at("registration_id"), why))?;
+        Ok(Addressed {
+            device,
+            registration_id,
+            envelope: envelope(body.kind, body.ciphertext, body.ephemeral_key),
+        })
     };
     envelopes.into_iter().enumerate().map(parse).collect()
 }

@@ -16,8 +16,8 @@ pub use send::SendRequest;
 
 use crate::{
     domain::{
-        Caller, Clock, ConversationId, Item, Message, MessageId, Mismatch, Receipt, Sequence, Status, Timestamp,
-        UserId, address,
+        Caller, Clock, ConversationId, Item, Message, MessageId, Mismatch, Receipt, Sequence, Status,
+        Timestamp, UserId, address,
     },
     hot::{Event, ReceiptEvent, Switchboard},
     store::{Accepted, Deleted, HistoryQuery, Mark, Marked, Store, StoreError},
@@ -105,7 +105,11 @@ pub struct Messages {
 impl Messages {
     /// Sends a message. It takes its place in the order of this node when this is called; dropping the future does not
     /// take it back.
-    pub fn send(self: &Arc<Self>, caller: Caller, request: SendRequest) -> BoxFuture<'static, Result<Sent, Refusal>> {
+    pub fn send(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: SendRequest,
+    ) -> BoxFuture<'static, Result<Sent, Refusal>> {
         let online_only = request.online_only;
         let prepared = send::prepare(caller, request, &self.rules, &self.conversations, self.clock.now());
         let send = match prepared {
@@ -136,7 +140,8 @@ impl Messages {
         if devices.is_empty() {
             return Err(Refusal::NoDevices);
         }
-        let addressees: Vec<_> = devices.iter().filter(|device| device.device_no != send.sender.device_no).collect();
+        let addressees: Vec<_> =
+            devices.iter().filter(|device| device.device_no != send.sender.device_no).collect();
         let addressed = address(&send.bodies, &addressees).map_err(Refusal::DeviceListMismatch)?;
         let now = self.clock.now();
         for (index, envelope) in addressed {
@@ -174,8 +179,13 @@ impl Messages {
         before: Option<Sequence>,
         limit: u32,
     ) -> Result<Vec<Message>, Refusal> {
-        let query =
-            HistoryQuery { user_id: caller.user_id, device_no: caller.device_no, conversation_id, before, limit };
+        let query = HistoryQuery {
+            user_id: caller.user_id,
+            device_no: caller.device_no,
+            conversation_id,
+            before,
+            limit,
+        };
         self.store.history(query, self.clock.now()).await?.ok_or(Refusal::UnknownConversation)
     }
 
@@ -183,7 +193,12 @@ impl Messages {
     ///
     /// # Errors
     /// `UnknownMessage` when it is not a message to the caller.
-    pub async fn mark(&self, caller: &Caller, message_id: MessageId, mark: Mark) -> Result<Timestamp, Refusal> {
+    pub async fn mark(
+        &self,
+        caller: &Caller,
+        message_id: MessageId,
+        mark: Mark,
+    ) -> Result<Timestamp, Refusal> {
         let marked = self.store.mark(caller.user_id, message_id, mark, self.clock.now()).await?;
         let marked = marked.ok_or(Refusal::UnknownMessage)?;
         if marked.newly {
@@ -197,7 +212,8 @@ impl Messages {
             Mark::Delivered => Status::Delivered,
             Mark::Read => Status::Read,
         };
-        let receipt = ReceiptEvent { message_id, conversation_id: marked.conversation_id, by, status, at: marked.at };
+        let receipt =
+            ReceiptEvent { message_id, conversation_id: marked.conversation_id, by, status, at: marked.at };
         for device in &marked.sender_devices {
             self.switchboard.notify(*device, Event::Receipt(receipt)).await;
         }

@@ -221,18 +221,20 @@ impl From<Refusal> for Problem {
 impl From<Mismatch> for Problem {
     fn from(mismatch: Mismatch) -> Self {
         let known = |devices: std::collections::BTreeSet<(DeviceId, DeviceNumber)>| {
-            let entry = |(id, number): (DeviceId, DeviceNumber)| {
-                json!({ "device_id": id.as_str(), "device_number": number.get() })
-            };
+            let entry = |(id, number): (DeviceId, DeviceNumber)| json!({ "device_id": id.as_str(), "device_number": number.get() });
             devices.into_iter().map(entry).collect::<Vec<_>>()
         };
         let named = |name: DeviceName| match name {
             DeviceName::Id(id) => json!({ "device_id": id.as_str() }),
             DeviceName::Number(number) => json!({ "device_number": number.get() }),
         };
-        Self::new(409, "device-list-mismatch", "the envelopes do not name exactly the recipient's active devices")
-            .with("missing", known(mismatch.missing))
-            .with("extra", mismatch.extra.into_iter().map(named).collect::<Vec<_>>())
-            .with("stale", known(mismatch.stale))
+        Self::new(
+            409,
+            "device-list-mismatch",
+            "the envelopes do not name exactly the recipient's active devices",
+        )
+        .with("missing", known(mismatch.missing))
+        .with("extra", mismatch.extra.into_iter().map(named).collect::<Vec<_>>())
+        .with("stale", known(mismatch.stale))
     }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{ConversationKey, Refusal, SendRules, structure};
 use crate::domain::{
-    Addressed, Bodies, Caller, Conversation, ConversationId, DeviceName, Envelope, MessageId, MessageType, Send,
-    Timestamp, UserId,
+    Addressed, Bodies, Caller, Conversation, ConversationId, DeviceName, Envelope, MessageId, MessageType,
+    Send, Timestamp, UserId,
 };
 
 /// The longest a body may be asked to wait.
@@ -66,11 +66,15 @@ fn life(request: &SendRequest) -> Result<Option<Duration>, Refusal> {
     match (request.is_self_destructing, request.expires_in_seconds) {
         (None | Some(false), None) => Ok(None),
         (Some(true), None) => Err(Refusal::BadExpiry("is_self_destructing needs expires_in_seconds")),
-        (Some(false), Some(_)) => Err(Refusal::BadExpiry("expires_in_seconds contradicts is_self_destructing: false")),
+        (Some(false), Some(_)) => {
+            Err(Refusal::BadExpiry("expires_in_seconds contradicts is_self_destructing: false"))
+        }
         (None | Some(true), Some(seconds)) if (1..=LONGEST.as_secs()).contains(&seconds) => {
             Ok(Some(Duration::from_secs(seconds)))
         }
-        (None | Some(true), Some(_)) => Err(Refusal::BadExpiry("expires_in_seconds lies between 1 and 2592000")),
+        (None | Some(true), Some(_)) => {
+            Err(Refusal::BadExpiry("expires_in_seconds lies between 1 and 2592000"))
+        }
     }
 }
 
@@ -98,7 +102,8 @@ fn check_envelope(prefix: &str, envelope: &Envelope, rules: &SendRules) -> Resul
     if rules.plaintext_guard && structure::is_plaintext(body) {
         return Err(Refusal::NotCiphertext(field()));
     }
-    structure::check(envelope.envelope_type, body).map_err(|why| Refusal::BadEnvelope(field(), why.to_string()))?;
+    structure::check(envelope.envelope_type, body)
+        .map_err(|why| Refusal::BadEnvelope(field(), why.to_string()))?;
     match &envelope.ephemeral_key {
         Some(key) if !matches!(key.len(), 32 | 33) => {
             Err(Refusal::BadEnvelope(format!("{prefix}ephemeral_key"), "32 or 33 bytes are expected".into()))
@@ -154,7 +159,11 @@ mod tests {
     }
 
     fn envelope(byte: u8, len: usize) -> Envelope {
-        Envelope { envelope_type: EnvelopeType::Opaque, ciphertext: vec![byte; len].into(), ephemeral_key: None }
+        Envelope {
+            envelope_type: EnvelopeType::Opaque,
+            ciphertext: vec![byte; len].into(),
+            ephemeral_key: None,
+        }
     }
 
     fn request(bodies: Bodies) -> SendRequest {
@@ -193,7 +202,8 @@ mod tests {
     fn a_nil_conversation_is_the_pairs_own() {
         let with = |id: Option<u128>| {
             let id = id.map(|id| ConversationId::new(Uuid::from_u128(id)));
-            prepared(SendRequest { conversation_id: id, ..request(Bodies::Same(envelope(0x80, 30))) }).unwrap()
+            prepared(SendRequest { conversation_id: id, ..request(Bodies::Same(envelope(0x80, 30))) })
+                .unwrap()
         };
         assert!(matches!(with(None).conversation, Conversation::Own(_)));
         assert_eq!(with(None).conversation, with(Some(0)).conversation);
@@ -221,7 +231,11 @@ mod tests {
         let digest = |request| prepared(request).unwrap().digest;
         let id = |id| Some(MessageId::new(Uuid::from_u128(id)));
         assert_eq!(digest(base()), digest(base()));
-        assert_eq!(digest(base()), digest(SendRequest { message_id: id(5), ..base() }), "the id is compared apart");
+        assert_eq!(
+            digest(base()),
+            digest(SendRequest { message_id: id(5), ..base() }),
+            "the id is compared apart"
+        );
         let others = [
             SendRequest { recipient_id: UserId::new(Uuid::from_u128(3)), ..base() },
             SendRequest { message_type: MessageType::Text, ..base() },

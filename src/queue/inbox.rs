@@ -3,7 +3,7 @@
 //! The codec alone would buffer a frame of any announced length before it refuses it, so the length is looked at here
 //! first and an oversized frame is thrown away as it arrives.
 
-use actix_http::ws::{Codec, CloseReason, Frame, Item, ProtocolError};
+use actix_http::ws::{Codec, Frame, Item, ProtocolError};
 use actix_web::{Error, web};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -21,7 +21,7 @@ pub(super) enum Inbound {
     /// A sign of life.
     Pong,
     /// The peer closes.
-    Close(Option<CloseReason>),
+    Close,
     /// A message over the limit; it was thrown away.
     TooLarge,
     /// The peer does not speak RFC 6455; nothing more can be read.
@@ -86,7 +86,9 @@ impl Inbox {
     /// Throws away what has come of an oversized frame; true when its end was reached.
     fn discard_oversized(&mut self) -> bool {
         if self.discard == 0 {
-            self.discard = announced(&self.buffer).filter(|(_, length)| *length > self.limit as u64).map_or(0, |(head, length)| head + length);
+            self.discard = announced(&self.buffer)
+                .filter(|(_, length)| *length > self.limit as u64)
+                .map_or(0, |(head, length)| head + length);
             if self.discard == 0 {
                 return false;
             }
@@ -103,7 +105,7 @@ impl Inbox {
             Frame::Binary(bytes) => Some(Inbound::Binary(bytes)),
             Frame::Ping(bytes) => Some(Inbound::Ping(bytes)),
             Frame::Pong(_) => Some(Inbound::Pong),
-            Frame::Close(reason) => Some(Inbound::Close(reason)),
+            Frame::Close(_) => Some(Inbound::Close),
             Frame::Continuation(part) => self.part(part),
         })
     }

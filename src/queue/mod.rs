@@ -48,12 +48,16 @@ impl Queue {
         let now = self.clock.now();
         let mut found: HashMap<_, _> = self.cached(device, positions).await;
         found.retain(|_, item| item.expires_at() > now);
-        let missing: Vec<_> = positions.iter().copied().filter(|position| !found.contains_key(position)).collect();
+        let missing: Vec<_> =
+            positions.iter().copied().filter(|position| !found.contains_key(position)).collect();
         if !missing.is_empty() {
             let stored = self.store.mailbox_items(device, &missing, now).await?;
             found.extend(stored.into_iter().map(|(position, item)| (position, Arc::new(item))));
         }
-        Ok(positions.iter().filter_map(|position| found.remove(position).map(|item| (*position, item))).collect())
+        Ok(positions
+            .iter()
+            .filter_map(|position| found.remove(position).map(|item| (*position, item)))
+            .collect())
     }
 
     async fn cached(&self, device: DeviceNo, positions: &[Position]) -> HashMap<Position, Arc<Item>> {
@@ -78,7 +82,9 @@ impl Queue {
         let queue = Arc::clone(self);
         Box::pin(async move {
             let removed = erased.await?;
-            if waited && let Err(HotError(error)) = queue.switchboard.engine().forget(device, &positions).await {
+            if waited
+                && let Err(HotError(error)) = queue.switchboard.engine().forget(device, &positions).await
+            {
                 tracing::debug!(%error, "acked bodies stay in the offline queue, where nothing asks for them");
             }
             Ok(removed)

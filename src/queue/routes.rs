@@ -215,10 +215,10 @@ async fn open_socket(
     let (outbox, writing) = outbox();
     let inbox = Inbox::new(payload, config.limits.message_body);
     let expires_at = identity.claims().map(|claims| claims.expires_at);
-    let session =
-        Session::new(Arc::clone(&floor.sockets), caller, expires_at, offer.format, inbox, outbox);
+    let session = Session::new(Arc::clone(&floor.sockets), caller, expires_at, offer.format, inbox, outbox);
     start(session, floor.running.token());
-    let response = response.message_body(written(writing)).map_err(|_| Problem::new(500, "internal", "no answer"))?;
+    let response =
+        response.message_body(written(writing)).map_err(|_| Problem::new(500, "internal", "no answer"))?;
     Ok(response.into())
 }
 
@@ -237,9 +237,11 @@ struct Offer {
 impl Offer {
     fn read(request: &HttpRequest) -> Self {
         let mut offer = Self { format: Format::Json, named: false, token: None };
-        let lists = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|list| list.to_str().ok());
+        let lists =
+            request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|list| list.to_str().ok());
         for word in lists.flat_map(|list| list.split(',')).map(str::trim) {
-            let format = [Format::Json, Format::MessagePack].into_iter().find(|format| format.protocol() == word);
+            let format =
+                [Format::Json, Format::MessagePack].into_iter().find(|format| format.protocol() == word);
             if let Some(format) = format.filter(|_| !offer.named) {
                 offer.format = format;
                 offer.named = true;

@@ -268,7 +268,10 @@ impl Session {
 
     /// Writes what is left of the mailbox, as far as the peer's window and the outbox have room.
     async fn advance(&mut self, seat: &Seat) {
-        while self.outbox.has_room() && self.in_flight.len() < self.sockets.in_flight && self.retry_at.is_none() {
+        while self.outbox.has_room()
+            && self.in_flight.len() < self.sockets.in_flight
+            && self.retry_at.is_none()
+        {
             if let Some((position, item)) = self.ready.pop_front() {
                 self.push(position, &item);
             } else if let Err(error) = self.fetch().await {
@@ -309,7 +312,8 @@ impl Session {
             self.backlog = Some(left.head);
         }
         self.behind = left.positions.len() >= PAGE as usize;
-        self.covered = if self.behind { left.positions.last().copied().unwrap_or(left.head) } else { left.head };
+        self.covered =
+            if self.behind { left.positions.last().copied().unwrap_or(left.head) } else { left.head };
         self.to_read = left.positions.into();
         Ok(())
     }
@@ -328,7 +332,9 @@ impl Session {
     fn hear(&mut self, signal: Signal) -> Option<Goodbye> {
         match signal {
             Signal::End(End::Replaced) => return Some(Goodbye::Replaced),
-            Signal::End(End::Deactivated) | Signal::Event(Event::Deactivated) => return Some(Goodbye::Deactivated),
+            Signal::End(End::Deactivated) | Signal::Event(Event::Deactivated) => {
+                return Some(Goodbye::Deactivated);
+            }
             Signal::Behind => self.behind = true,
             Signal::Event(Event::Item(position, item)) => self.live(position, &item),
             Signal::Event(Event::Wake(position)) => self.behind |= position > self.seen,
@@ -343,7 +349,8 @@ impl Session {
 
     /// Pushes a live item if it is the next one and there is room; else it will be read from the store in its turn.
     fn live(&mut self, position: Position, item: &Item) {
-        let idle = self.ready.is_empty() && self.to_read.is_empty() && !self.behind && self.retry_at.is_none();
+        let idle =
+            self.ready.is_empty() && self.to_read.is_empty() && !self.behind && self.retry_at.is_none();
         let room = self.outbox.has_room() && self.in_flight.len() < self.sockets.in_flight;
         if idle && room && position == self.seen.next() {
             self.push(position, item);
@@ -356,7 +363,7 @@ impl Session {
     fn read(&mut self, inbound: Option<Inbound>) -> Option<Goodbye> {
         self.heard_at = Instant::now();
         match inbound {
-            None | Some(Inbound::Close(_)) => {
+            None | Some(Inbound::Close) => {
                 self.outbox.close(1000, "");
                 Some(Goodbye::Gone)
             }

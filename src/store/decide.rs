@@ -9,9 +9,9 @@ use std::{
 
 use super::{Accepted, Limits};
 use crate::domain::{
-    Addressee, Conversation, ConversationId, Delivery, DeviceId, DeviceNo, DeviceNumber,
-    Envelope, Item, METADATA_LIFE, Message, MessageId, Position, Receipt, RegistrationId, Send, Sequence,
-    Status, Timestamp, UserId, address,
+    Addressee, Conversation, ConversationId, Delivery, DeviceId, DeviceNo, DeviceNumber, Envelope, Item,
+    METADATA_LIFE, Message, MessageId, Position, Receipt, RegistrationId, Send, Sequence, Status, Timestamp,
+    UserId, address,
 };
 
 /// An active mailbox whose row is locked.
@@ -180,9 +180,11 @@ fn refusal<'a>(
         }
     }
     let own = |mailbox: &Mailbox| to_self && mailbox.device_no == send.sender.device_no;
-    let (indexes, addressees): (Vec<_>, Vec<_>) = mailboxes.iter().enumerate().filter(|(_, mailbox)| !own(mailbox)).unzip();
+    let (indexes, addressees): (Vec<_>, Vec<_>) =
+        mailboxes.iter().enumerate().filter(|(_, mailbox)| !own(mailbox)).unzip();
     let addressed = address(&send.bodies, &addressees).map_err(Accepted::DeviceListMismatch)?;
-    let addressed: Vec<_> = addressed.into_iter().map(|(index, envelope)| (indexes[index], envelope)).collect();
+    let addressed: Vec<_> =
+        addressed.into_iter().map(|(index, envelope)| (indexes[index], envelope)).collect();
     let full = |&&(index, _): &&(usize, _)| is_full(&mailboxes[index], send.sender.user_id, snapshot, limits);
     if addressed.iter().any(|entry| full(&entry)) {
         return Err(Accepted::MailboxFull);

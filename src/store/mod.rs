@@ -19,9 +19,9 @@ use futures_util::future::BoxFuture;
 
 pub use crate::domain::Mismatch;
 use crate::domain::{
-    Bundle, Caller, ConversationId, Delivery, Device, DeviceId, DeviceNo, DeviceNumber, IdentityKey, Item,
-    KeyId, KeyKind, KeyStats, LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt,
-    RegistrationId, Send, Sequence, SessionId, SignedPreKey, Timestamp, UserId,
+    Bundle, Caller, ConversationId, Delivery, Device, DeviceId, DeviceNo, IdentityKey, Item, KeyId, KeyKind,
+    KeyStats, LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt, RegistrationId,
+    Send, Sequence, SessionId, SignedPreKey, Timestamp, UserId,
 };
 
 /// The store could not do what was asked.
