@@ -15,7 +15,13 @@ use std::{
 };
 
 use actix_cors::Cors;
-use actix_web::{App, HttpServer, dev::ServerHandle, http::KeepAlive, middleware::from_fn, web};
+use actix_web::{
+    App, HttpServer,
+    dev::ServerHandle,
+    http::KeepAlive,
+    middleware::{Condition, from_fn},
+    web,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -310,7 +316,7 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
             .app_data(parts.messages.clone())
             .app_data(parts.queue.clone())
             .app_data(query)
-            .wrap(cors(&config))
+            .wrap(Condition::new(!config.cors_allowed_origins.is_empty(), cors(&config)))
             .wrap(from_fn(frame))
             .into_utoipa_app()
             .configure(api::routes)
@@ -338,7 +344,9 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
 }
 
 fn bad_query(error: &actix_web::error::QueryPayloadError) -> Problem {
-    Problem::new(400, "bad-query", error.to_string().chars().take(200).collect::<String>())
+    let told = error.to_string();
+    let why = told.rsplit_once("error: ").map_or(told.as_str(), |(_, why)| why);
+    Problem::new(400, "bad-query", why.chars().take(200).collect::<String>())
 }
 
 fn cors(config: &Config) -> Cors {
