@@ -155,6 +155,7 @@ async fn malformed_and_misplaced_entries_of_a_queue_are_not_given_out() {
     let asked = [Position(1), Position(2), Position(3)];
     let own_items = node.hot.cached(DEVICE, &asked).await.unwrap();
     assert_eq!(own_items.into_keys().collect::<Vec<_>>(), [Position(1)]);
+    assert!(node.hot.cached(DEVICE, &asked[1..]).await.unwrap().is_empty());
     assert!(node.hot.cached(DeviceNo(8), &asked).await.unwrap().is_empty());
     node.hot.forget_device(DEVICE).await.unwrap();
     node.hot.forget_device(DeviceNo(8)).await.unwrap();
@@ -222,8 +223,10 @@ async fn a_half_open_connection_holds_up_no_act_for_long_and_is_noticed() {
     let start = Instant::now();
     assert!(one.hot.check().await.is_err());
     assert!(two.hot.subscribe(DeviceNo(8)).await.is_err());
-    assert!(one.hot.notify(DEVICE, Event::Deactivated).await.is_err());
-    assert!(start.elapsed() < Duration::from_secs(5), "acts hung for {:?}", start.elapsed());
+    for _ in 0..100 {
+        assert!(one.hot.notify(DEVICE, Event::Deactivated).await.is_err());
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "acts hung for {:?}", start.elapsed());
     server.signal("-CONT");
     until("sessions are told", async || two.bell.resubscriptions() > 0).await;
     assert_in_touch(&one, &two, DEVICE).await;
