@@ -127,9 +127,23 @@ async fn malformed_payloads_on_a_channel_are_ignored() {
         publish.arg(format!("{prefix}:d:7")).arg(payload);
         assert_eq!(publish.query_async::<u64>(&mut connection).await.unwrap(), 1);
     }
+    // A good frame, but of another device.
+    one.hot.deliver(&[delivery(DeviceNo(8), 1, &notice())]).await.unwrap();
+    let entries: Vec<(String, Vec<Vec<u8>>)> = redis::cmd("XRANGE")
+        .arg(format!("{prefix}:q:8"))
+        .arg("-")
+        .arg("+")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let mut publish = redis::cmd("PUBLISH");
+    publish.arg(format!("{prefix}:d:7")).arg(&entries[0].1[1]);
+    assert_eq!(publish.query_async::<u64>(&mut connection).await.unwrap(), 1);
+    one.hot.forget_device(DeviceNo(8)).await.unwrap();
     one.hot.notify(DEVICE, Event::Wake(Position(3))).await.unwrap();
     let heard = two.bell.wait_for(DEVICE, 1).await;
     assert_eq!(heard.iter().map(spell).collect::<Vec<_>>(), ["wake 3"]);
+    assert_eq!(two.bell.heard_in_all(), 1);
     assert_eq!(two.bell.resubscriptions(), 0);
 }
 
