@@ -214,6 +214,12 @@ impl Config {
     }
 
     fn check_combinations(&self, faults: &mut Vec<String>) {
+        for (name, value) in [("RELAY_NAME", &self.relay_name), ("REDIS_PREFIX", &self.redis_prefix)] {
+            // Both become parts of longer texts, where an odd byte could make two of them look like one.
+            if value.len() > 255 || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+                faults.push(format!("{name} must be at most 255 visible ASCII characters without a space"));
+            }
+        }
         if self.redis_url.is_some() && self.database_url.is_none() {
             faults.push(
                 "REDIS_URL is set without DATABASE_URL: Redis serves several nodes, which need Postgres"

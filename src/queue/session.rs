@@ -71,6 +71,8 @@ enum Goodbye {
     /// The peer closed, or is gone.
     Gone,
     GoingAway,
+    /// The store could not be asked when the socket opened.
+    TryAgain,
     ProtocolError,
     TokenExpired,
     Deactivated,
@@ -84,6 +86,7 @@ impl Goodbye {
         match self {
             Self::Gone => None,
             Self::GoingAway => Some((1001, "going away")),
+            Self::TryAgain => Some((1013, "try again later")),
             Self::ProtocolError => Some((4400, "protocol error")),
             Self::TokenExpired => Some((4401, "token expired")),
             Self::Deactivated => Some((4403, "device deactivated")),
@@ -171,7 +174,7 @@ impl Session {
             Ok(()) => self.serve(&seat).await,
             Err(error) => {
                 tracing::debug!(%error, "a socket could not be opened");
-                Goodbye::GoingAway
+                Goodbye::TryAgain
             }
         };
         drop(seat);
