@@ -47,14 +47,14 @@ export class RelaySocket {
     return socket;
   }
 
-  /** A frame that is answered by `sent` or `acked`. Bytes are given as Uint8Array. */
+  /** A frame that is answered by `sent` or `acked`. Bytes are given as Uint8Array. Throws AnswerLost once the socket is closed. */
   async request(type, fields) {
+    if (this.#socket.readyState === WebSocket.CLOSED) throw new AnswerLost(`${type}: the socket is closed`);
     const ref = String(this.#nextRef++);
     const answer = new Promise((resolve, reject) => this.#answers.set(ref, { resolve, reject }));
-    answer.catch(() => {}); // a socket that closes while the frame is being written rejects it before it is awaited
-    this.#socket.send(this.#codec.encode({ type, ref, ...fields }), { binary: this.#codec.binary }, (error) => {
-      if (error) this.#answers.get(ref)?.reject(new AnswerLost(`${type}: ${error.message}`));
-    });
+    // A frame that cannot be written any more is answered by the close that follows, not before: who tries again then
+    // meets the next socket.
+    this.#socket.send(this.#codec.encode({ type, ref, ...fields }), { binary: this.#codec.binary }, () => {});
     try {
       return await within(answer, `answer to ${type}`);
     } finally {
