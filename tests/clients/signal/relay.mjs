@@ -23,7 +23,7 @@ export class Refused extends Error {
   }
 }
 
-const PASSING_CODES = new Set(["unavailable", "overloaded", "draining"]);
+const PASSING_CODES = new Set(["store-unavailable", "overloaded", "draining"]);
 
 /** Whether the same request may be sent again: its fate is unknown, or the relay said "not now". */
 export function isPassing(error) {
