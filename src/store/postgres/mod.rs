@@ -1,1 +1,248 @@
-//! Engine, to be written.
+//! The store on Postgres 14 or later.
+//!
+//! Sends and acks go through lanes, which commit them in batches; every other act is one transaction. An act that is
+//! dropped at an await rolls back: sqlx does so when a transaction is dropped.
+
+mod accept;
+mod ack;
+mod bundles;
+mod connect;
+mod deletion;
+mod devices;
+mod expiry;
+mod fault;
+mod history;
+mod ledger;
+mod mailbox;
+mod message_row;
+mod publish;
+mod register;
+mod rows;
+mod write_batch;
+
+#[cfg(test)]
+mod plans;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+use sqlx::PgPool;
+
+use self::{
+    accept::Accept,
+    ack::{Ack, Acked},
+    fault::{Repeat, attempt},
+};
+use super::{
+    Accepted, Committed, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, Limits, LinkOffer,
+    Mark, Marked, Published, Registered, Registration, Store, StoreError, TakenBundle,
+    lane::{Bounds, Lane},
+};
+use crate::domain::{
+    Caller, Clock, Device, DeviceId, DeviceNo, Item, KeyStats, LastingKeys, Message, MessageId, Position,
+    Send, Timestamp, UserId,
+};
+
+const BOUNDS: Bounds = Bounds { items: 4_096, bytes: 64 << 20, batch: 256 };
+
+/// The store on Postgres. Several may work on one database, in one process or many.
+pub struct PostgresStore {
+    pool: PgPool,
+    limits: Limits,
+    committed: Committed,
+    sends: Lane<Send, Accepted>,
+    acks: Lane<Acked, u32>,
+}
+
+impl PostgresStore {
+    /// Connects, brings the schema up to date and starts the lanes on the current runtime. `clock` says when a send is
+    /// accepted; what was committed goes to `committed`.
+    pub async fn connect(
+        url: &SecretString,
+        max_connections: u32,
+        limits: Limits,
+        committed: Committed,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        connect::migrate(url).await?;
+        let pool = connect::pool(url, max_connections).await?;
+        let accept = Accept { pool: pool.clone(), limits, committed: committed.clone(), clock };
+        let sends = Lane::start(BOUNDS, accept);
+        let acks = Lane::start(BOUNDS, Ack { pool: pool.clone() });
+        Ok(Self { pool, limits, committed, sends, acks })
+    }
+
+    /// Brings the schema up to date and does nothing else.
+    pub async fn migrate(url: &SecretString) -> Result<(), StoreError> {
+        connect::migrate(url).await
+    }
+}
+
+/// Roughly how many bytes a send holds while it waits.
+fn weight(send: &Send) -> usize {
+    let bodies = match &send.bodies {
+        crate::domain::Bodies::Same(envelope) => envelope.ciphertext.len(),
+        crate::domain::Bodies::Each(each) => {
+            each.iter().map(|addressed| addressed.envelope.ciphertext.len() + 128).sum()
+        }
+    };
+    bodies + 512
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn register_device(
+        &self,
+        registration: Registration,
+        now: Timestamp,
+    ) -> Result<Registered, StoreError> {
+        attempt(Repeat::WhenUndone, || register::register(&self.pool, self.limits, &registration, now)).await
+    }
+
+    async fn offer_link(&self, offer: LinkOffer, _now: Timestamp) -> Result<bool, StoreError> {
+        attempt(Repeat::Always, || devices::offer_link(&self.pool, &offer)).await
+    }
+
+    async fn take_bundle(
+        &self,
+        user: UserId,
+        device: Option<&DeviceId>,
+    ) -> Result<Option<TakenBundle>, StoreError> {
+        attempt(Repeat::WhenUndone, || bundles::take_one(&self.pool, user, device)).await
+    }
+
+    async fn take_bundles(
+        &self,
+        user: UserId,
+        except: Option<DeviceNo>,
+    ) -> Result<Option<Vec<TakenBundle>>, StoreError> {
+        attempt(Repeat::WhenUndone, || bundles::take_all(&self.pool, user, except)).await
+    }
+
+    async fn publish_keys(
+        &self,
+        device: DeviceNo,
+        upload: KeyUpload,
+        now: Timestamp,
+    ) -> Result<Published, StoreError> {
+        attempt(Repeat::Always, || publish::publish(&self.pool, self.limits, device, &upload, now)).await
+    }
+
+    async fn deactivate(
+        &self,
+        by: &Caller,
+        target: &DeviceId,
+        now: Timestamp,
+    ) -> Result<Deactivated, StoreError> {
+        attempt(Repeat::WhenUndone, || devices::deactivate(&self.pool, by, target, now)).await
+    }
+
+    async fn devices(&self, user: UserId) -> Result<Vec<Device>, StoreError> {
+        attempt(Repeat::Always, || devices::list(&self.pool, user)).await
+    }
+
+    async fn note_seen(&self, device: DeviceNo, now: Timestamp) -> Result<(), StoreError> {
+        attempt(Repeat::Always, || devices::note_seen(&self.pool, device, now)).await
+    }
+
+    async fn key_stats(&self, device: DeviceNo) -> Result<Option<KeyStats>, StoreError> {
+        attempt(Repeat::Always, || publish::stats(&self.pool, device)).await
+    }
+
+    async fn lasting_keys(&self, device: DeviceNo) -> Result<Option<LastingKeys>, StoreError> {
+        attempt(Repeat::Always, || publish::lasting(&self.pool, device)).await
+    }
+
+    async fn revocations(&self, since: Timestamp) -> Result<Vec<DeviceNo>, StoreError> {
+        attempt(Repeat::Always, || devices::revocations(&self.pool, since)).await
+    }
+
+    fn accept_envelopes(&self, send: Send) -> BoxFuture<'static, Result<Accepted, StoreError>> {
+        let weight = weight(&send);
+        self.sends.submit(send, weight)
+    }
+
+    fn ack(&self, device: DeviceNo, positions: Vec<Position>) -> BoxFuture<'static, Result<u32, StoreError>> {
+        let weight = positions.len() * size_of::<Position>() + 64;
+        self.acks.submit((device, positions), weight)
+    }
+
+    async fn positions_of(&self, device: DeviceNo, ids: &[MessageId]) -> Result<Vec<Position>, StoreError> {
+        attempt(Repeat::Always, || mailbox::positions_of(&self.pool, device, ids)).await
+    }
+
+    async fn mailbox_heads(&self, devices: &[DeviceNo]) -> Result<Vec<(DeviceNo, Position)>, StoreError> {
+        attempt(Repeat::Always, || mailbox::heads(&self.pool, devices)).await
+    }
+
+    async fn mailbox_left(
+        &self,
+        device: DeviceNo,
+        after: Position,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Left, StoreError> {
+        attempt(Repeat::Always, || mailbox::left(&self.pool, device, after, limit, now)).await
+    }
+
+    async fn mailbox_count(&self, device: DeviceNo, limit: u32, now: Timestamp) -> Result<u32, StoreError> {
+        attempt(Repeat::Always, || mailbox::waiting(&self.pool, device, limit, now)).await
+    }
+
+    async fn mailbox_items(
+        &self,
+        device: DeviceNo,
+        positions: &[Position],
+        now: Timestamp,
+    ) -> Result<Vec<(Position, Item)>, StoreError> {
+        attempt(Repeat::Always, || mailbox::items(&self.pool, device, positions, now)).await
+    }
+
+    async fn history(&self, query: HistoryQuery, now: Timestamp) -> Result<Option<Vec<Message>>, StoreError> {
+        attempt(Repeat::Always, || history::page(&self.pool, query, now)).await
+    }
+
+    async fn mark(
+        &self,
+        recipient: UserId,
+        message: MessageId,
+        mark: Mark,
+        now: Timestamp,
+    ) -> Result<Option<Marked>, StoreError> {
+        attempt(Repeat::Always, || history::mark(&self.pool, recipient, message, mark, now)).await
+    }
+
+    async fn delete_for_me(&self, user: UserId, message: MessageId) -> Result<bool, StoreError> {
+        attempt(Repeat::Always, || deletion::for_me(&self.pool, user, message)).await
+    }
+
+    async fn delete_for_everyone(
+        &self,
+        sender: UserId,
+        message: MessageId,
+        now: Timestamp,
+    ) -> Result<Deleted, StoreError> {
+        let act = || deletion::for_everyone(&self.pool, self.limits, sender, message, now);
+        let (deleted, deliveries) = attempt(Repeat::Always, act).await?;
+        accept::hand_over(&self.committed, deliveries);
+        Ok(deleted)
+    }
+
+    async fn expire(&self, now: Timestamp, limit: u32) -> Result<Expired, StoreError> {
+        let mut expired = attempt(Repeat::Always, || expiry::messages(&self.pool, now, limit)).await?;
+        expired.forgotten += attempt(Repeat::Always, || expiry::the_rest(&self.pool, now, limit)).await?;
+        Ok(expired)
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        connect::check(&self.pool).await
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}

@@ -1,0 +1,233 @@
+//! The lane of sends: lock the recipients' mailboxes, read with a fresh snapshot, decide, write once.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use futures_util::future::BoxFuture;
+use sqlx::{Error, FromRow, PgConnection, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    fault::classify,
+    rows::{device_id, device_number, device_numbers, digest, moment, registration_id, uuids},
+    write_batch,
+};
+use crate::{
+    domain::{
+        Clock, Conversation, ConversationId, Delivery, DeviceNo, MessageId, Position, Receipt, Send,
+        Sequence, UserId,
+    },
+    store::{
+        Accepted, Committed, Limits,
+        decide::{self, Known, Mailbox, Snapshot},
+        lane::{Commit, Fault},
+    },
+};
+
+const LOCK_CONVERSATIONS: &str = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key";
+
+pub(crate) const LOCK_MAILBOXES: &str = "\
+    SELECT m.device_no, m.user_id, d.device_id, d.device_number, d.registration_id, m.head, m.sequence, m.spare \
+    FROM mailboxes m JOIN devices d ON d.device_no = m.device_no \
+    WHERE m.user_id = ANY($1) ORDER BY m.device_no FOR UPDATE OF m";
+
+pub(crate) const KNOWN: &str = "\
+    SELECT message_id, sender_no, digest, conversation_id, sequence, accepted_at \
+    FROM messages WHERE message_id = ANY($1)";
+
+pub(crate) const PARTICIPANTS: &str = "\
+    SELECT c.id, m.sender_id, m.recipient_id FROM unnest($1::uuid[]) AS c(id) CROSS JOIN LATERAL \
+    (SELECT sender_id, recipient_id FROM messages WHERE conversation_id = c.id ORDER BY sequence LIMIT 1) AS m";
+
+pub(crate) const SENDER_SEQUENCES: &str =
+    "SELECT user_id, max(sequence) FROM mailboxes WHERE user_id = ANY($1) GROUP BY user_id";
+
+pub(crate) const COUNTS: &str = "\
+    SELECT device_no, sender_id, count(*) FROM mailbox_items WHERE device_no = ANY($1) GROUP BY device_no, sender_id";
+
+/// Commits batches of sends.
+pub(super) struct Accept {
+    pub(super) pool: PgPool,
+    pub(super) limits: Limits,
+    pub(super) committed: Committed,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Commit<Send, Accepted> for Accept {
+    fn commit<'a>(&'a self, batch: &'a [Send]) -> BoxFuture<'a, Result<Vec<Accepted>, Fault>> {
+        Box::pin(async move { self.run(batch).await.map_err(classify) })
+    }
+}
+
+impl Accept {
+    async fn run(&self, batch: &[Send]) -> Result<Vec<Accepted>, Error> {
+        let mut tx = self.pool.begin().await?;
+        let snapshot = snapshot(&mut tx, batch).await?;
+        let verdict = decide::decide(batch, snapshot, self.clock.now(), self.limits);
+        write_batch::write(&mut tx, verdict.writes).await?;
+        tx.commit().await?;
+        hand_over(&self.committed, verdict.deliveries);
+        Ok(verdict.outcomes)
+    }
+}
+
+/// Hands what was committed to hot delivery, which may drop it: the reconciler delivers it then.
+pub(super) fn hand_over(committed: &Committed, deliveries: Vec<Delivery>) {
+    if deliveries.is_empty() {
+        return;
+    }
+    if let Err(error) = committed.try_send(deliveries) {
+        let reason = match error {
+            tokio::sync::mpsc::error::TrySendError::Full(_) => "full",
+            tokio::sync::mpsc::error::TrySendError::Closed(_) => "closed",
+        };
+        tracing::warn!(reason, "a committed batch was left to the reconciler");
+    }
+}
+
+/// Locks, and then reads in new statements, which see what was committed while the locks were waited for.
+async fn snapshot(tx: &mut PgConnection, batch: &[Send]) -> Result<Snapshot, Error> {
+    let named = named_conversations(batch);
+    if !named.is_empty() {
+        sqlx::query(LOCK_CONVERSATIONS).bind(lock_keys(&named)).execute(&mut *tx).await?;
+    }
+    let mailboxes = lock_mailboxes(tx, batch).await?;
+    let crowded = decide::to_count(batch, &mailboxes);
+    Ok(Snapshot {
+        known: known(tx, batch).await?,
+        conversations: participants(tx, &named).await?,
+        sender_sequences: sender_sequences(tx, batch).await?,
+        counts: counts(tx, &crowded).await?,
+        mailboxes,
+    })
+}
+
+fn named_conversations(batch: &[Send]) -> Vec<Uuid> {
+    let named = batch.iter().filter_map(|send| match send.conversation {
+        Conversation::Named(id) => Some(id),
+        Conversation::Own(_) => None,
+    });
+    uuids(named, ConversationId::uuid)
+}
+
+/// Sorted, so that two batches wait for each other in one direction only.
+fn lock_keys(conversations: &[Uuid]) -> Vec<i64> {
+    let key = |id: &Uuid| {
+        let hash = blake3::hash(id.as_bytes());
+        hash.as_bytes().iter().take(8).fold(0_i64, |key, byte| (key << 8) | i64::from(*byte))
+    };
+    conversations.iter().map(key).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+#[derive(FromRow)]
+struct MailboxRow {
+    device_no: i64,
+    user_id: Uuid,
+    device_id: String,
+    device_number: i16,
+    registration_id: i32,
+    head: i64,
+    sequence: i64,
+    spare: i64,
+}
+
+impl MailboxRow {
+    fn mailbox(self) -> Result<Mailbox, Error> {
+        Ok(Mailbox {
+            device_no: DeviceNo(self.device_no),
+            user_id: UserId::new(self.user_id),
+            device_id: device_id(&self.device_id)?,
+            device_number: device_number(self.device_number)?,
+            registration_id: registration_id(self.registration_id)?,
+            head: Position(self.head),
+            sequence: Sequence(self.sequence),
+            spare: Position(self.spare),
+        })
+    }
+}
+
+async fn lock_mailboxes(
+    tx: &mut PgConnection,
+    batch: &[Send],
+) -> Result<HashMap<UserId, Vec<Mailbox>>, Error> {
+    let recipients = uuids(batch.iter().map(|send| send.recipient_id), UserId::uuid);
+    let rows: Vec<MailboxRow> = sqlx::query_as(LOCK_MAILBOXES).bind(recipients).fetch_all(tx).await?;
+    let mut mailboxes: HashMap<UserId, Vec<Mailbox>> = HashMap::new();
+    for row in rows {
+        let mailbox = row.mailbox()?;
+        mailboxes.entry(mailbox.user_id).or_default().push(mailbox);
+    }
+    Ok(mailboxes)
+}
+
+#[derive(FromRow)]
+struct KnownRow {
+    message_id: Uuid,
+    sender_no: i64,
+    digest: Option<Vec<u8>>,
+    conversation_id: Option<Uuid>,
+    sequence: Option<i64>,
+    accepted_at: OffsetDateTime,
+}
+
+impl KnownRow {
+    /// A notice has no sending device, digest or conversation; its id is taken all the same, and no send is like it.
+    fn known(self) -> Result<Known, Error> {
+        Ok(Known {
+            sender: DeviceNo(self.sender_no),
+            digest: self.digest.as_deref().map_or(Ok([0; 32]), digest)?,
+            receipt: Receipt {
+                message_id: MessageId::new(self.message_id),
+                conversation_id: ConversationId::new(self.conversation_id.unwrap_or_default()),
+                sequence: Sequence(self.sequence.unwrap_or_default()),
+                accepted_at: moment(self.accepted_at),
+            },
+        })
+    }
+}
+
+async fn known(tx: &mut PgConnection, batch: &[Send]) -> Result<HashMap<MessageId, Known>, Error> {
+    let ids = uuids(batch.iter().map(|send| send.message_id), MessageId::uuid);
+    let rows: Vec<KnownRow> = sqlx::query_as(KNOWN).bind(ids).fetch_all(tx).await?;
+    rows.into_iter().map(|row| Ok((MessageId::new(row.message_id), row.known()?))).collect()
+}
+
+async fn participants(
+    tx: &mut PgConnection,
+    conversations: &[Uuid],
+) -> Result<HashMap<ConversationId, (UserId, UserId)>, Error> {
+    if conversations.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows: Vec<(Uuid, Uuid, Uuid)> =
+        sqlx::query_as(PARTICIPANTS).bind(conversations).fetch_all(tx).await?;
+    let pair = |(id, one, other)| (ConversationId::new(id), (UserId::new(one), UserId::new(other)));
+    Ok(rows.into_iter().map(pair).collect())
+}
+
+async fn sender_sequences(tx: &mut PgConnection, batch: &[Send]) -> Result<HashMap<UserId, Sequence>, Error> {
+    let senders = uuids(batch.iter().map(|send| send.sender.user_id), UserId::uuid);
+    let rows: Vec<(Uuid, i64)> = sqlx::query_as(SENDER_SEQUENCES).bind(senders).fetch_all(tx).await?;
+    Ok(rows.into_iter().map(|(user, sequence)| (UserId::new(user), Sequence(sequence))).collect())
+}
+
+async fn counts(
+    tx: &mut PgConnection,
+    mailboxes: &[DeviceNo],
+) -> Result<HashMap<DeviceNo, HashMap<UserId, u32>>, Error> {
+    if mailboxes.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut counts: HashMap<_, HashMap<_, _>> =
+        mailboxes.iter().map(|device| (*device, HashMap::new())).collect();
+    let rows: Vec<(i64, Uuid, i64)> =
+        sqlx::query_as(COUNTS).bind(device_numbers(mailboxes)).fetch_all(tx).await?;
+    for (device, sender, items) in rows {
+        let of_senders = counts.entry(DeviceNo(device)).or_default();
+        of_senders.insert(UserId::new(sender), super::rows::count(items));
+    }
+    Ok(counts)
+}

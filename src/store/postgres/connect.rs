@@ -1,0 +1,75 @@
+//! Connections, and the schema they find.
+
+use std::{str::FromStr, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    ConnectOptions, Connection, Executor, PgConnection, PgPool,
+    migrate::{MigrationType, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::fault::unavailable;
+use crate::store::StoreError;
+
+/// What every connection is told. The planner is held to index nested loops: over UNNEST arrays it guesses, and takes
+/// sequential scans and hash joins over whole tables, which costs four times the time and grows with them.
+const SETTINGS: &str = "\
+    SET default_transaction_isolation = 'read committed'; \
+    SET statement_timeout = '10s'; \
+    SET lock_timeout = '5s'; \
+    SET idle_in_transaction_session_timeout = '15s'; \
+    SET enable_seqscan = off; \
+    SET enable_hashjoin = off; \
+    SET enable_mergejoin = off; \
+    SET enable_bitmapscan = off";
+
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens the pool; the engine must be reachable.
+pub(super) async fn pool(url: &SecretString, max_connections: u32) -> Result<PgPool, StoreError> {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(async move { connection.execute(SETTINGS).await.map(drop) }))
+        .connect_with(options(url)?)
+        .await
+        .map_err(unavailable)
+}
+
+/// Brings the schema up to date, one node at a time. On a connection of its own, because a migration may take longer
+/// than any act may.
+pub(super) async fn migrate(url: &SecretString) -> Result<(), StoreError> {
+    let mut connection = PgConnection::connect_with(&options(url)?).await.map_err(unavailable)?;
+    migrator().run(&mut connection).await.map_err(unavailable)?;
+    connection.close().await.map_err(unavailable)
+}
+
+/// Whether the engine answers and every migration that this relay knows is applied as it knows it.
+pub(super) async fn check(pool: &PgPool) -> Result<(), StoreError> {
+    let applied: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version")
+            .fetch_all(pool)
+            .await
+            .map_err(unavailable)?;
+    for known in migrator().iter().filter(|known| known.migration_type != MigrationType::ReversibleDown) {
+        let matches =
+            |(version, checksum): &(i64, Vec<u8>)| *version == known.version && **checksum == *known.checksum;
+        if !applied.iter().any(matches) {
+            return Err(unavailable("the schema is not the one this relay knows"));
+        }
+    }
+    Ok(())
+}
+
+/// The embedded migrations. Later ones that an older relay does not know are left alone: schemas only grow.
+fn migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!("./migrations/postgres");
+    migrator.set_ignore_missing(true);
+    migrator
+}
+
+fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
+    let options = PgConnectOptions::from_str(url.expose_secret()).map_err(unavailable)?;
+    Ok(options.application_name("restante").disable_statement_logging())
+}

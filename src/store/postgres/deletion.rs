@@ -1,0 +1,174 @@
+//! Deleting messages: for oneself, and for everyone with a notice in each mailbox.
+
+use std::sync::Arc;
+
+use sqlx::{Error, FromRow, PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::rows::{Places, at};
+use crate::{
+    domain::{Delivery, DeviceNo, Item, METADATA_LIFE, MessageId, Position, Timestamp, UserId},
+    store::{Deleted, Limits},
+};
+
+pub(super) async fn for_me(pool: &PgPool, user: UserId, message: MessageId) -> Result<bool, Error> {
+    let mut tx = pool.begin().await?;
+    let row: Option<AddressedRow> = sqlx::query_as(
+        "UPDATE messages SET hidden_from_sender = hidden_from_sender OR sender_id = $2, \
+            hidden_from_recipient = hidden_from_recipient OR recipient_id = $2 \
+         WHERE message_id = $1 AND kind = 0 AND (sender_id = $2 OR recipient_id = $2) \
+         RETURNING sender_id, recipient_id, deleted, device_nos, positions",
+    )
+    .bind(message.uuid())
+    .bind(user.uuid())
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(row) = row else { return Ok(false) };
+    if row.recipient_id == user.uuid() {
+        erase(&mut tx, &row.places).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
+}
+
+#[derive(FromRow)]
+struct AddressedRow {
+    sender_id: Uuid,
+    recipient_id: Uuid,
+    deleted: bool,
+    #[sqlx(flatten)]
+    places: Places,
+}
+
+/// What became of the deletion, and what to hand to hot delivery.
+pub(super) async fn for_everyone(
+    pool: &PgPool,
+    limits: Limits,
+    sender: UserId,
+    message: MessageId,
+    now: Timestamp,
+) -> Result<(Deleted, Vec<Delivery>), Error> {
+    let mut tx = pool.begin().await?;
+    let Some(seen) = addressed(&mut tx, message, false).await? else {
+        return Ok((Deleted::Unknown, Vec::new()));
+    };
+    if seen.sender_id != sender.uuid() {
+        let recipient = seen.recipient_id == sender.uuid();
+        return Ok((if recipient { Deleted::NotSender } else { Deleted::Unknown }, Vec::new()));
+    }
+    // The mailboxes come before the message in the order of locks; the places of a message never change.
+    let heads = lock_heads(&mut tx, &seen.places.device_nos).await?;
+    let Some(current) = addressed(&mut tx, message, true).await? else {
+        return Ok((Deleted::Unknown, Vec::new()));
+    };
+    if current.deleted {
+        return Ok((Deleted::Deleted, Vec::new()));
+    }
+    sqlx::query("UPDATE messages SET deleted = true WHERE message_id = $1")
+        .bind(message.uuid())
+        .execute(&mut *tx)
+        .await?;
+    erase(&mut tx, &current.places).await?;
+    let notice = Notice::new(message, limits, now);
+    let deliveries = notice.post(&mut tx, &current, &heads, now).await?;
+    tx.commit().await?;
+    Ok((Deleted::Deleted, deliveries))
+}
+
+async fn addressed(
+    tx: &mut PgConnection,
+    message: MessageId,
+    lock: bool,
+) -> Result<Option<AddressedRow>, Error> {
+    let statement = if lock {
+        "SELECT sender_id, recipient_id, deleted, device_nos, positions FROM messages \
+         WHERE message_id = $1 AND kind = 0 FOR UPDATE"
+    } else {
+        "SELECT sender_id, recipient_id, deleted, device_nos, positions FROM messages \
+         WHERE message_id = $1 AND kind = 0"
+    };
+    sqlx::query_as(statement).bind(message.uuid()).fetch_optional(tx).await
+}
+
+async fn lock_heads(tx: &mut PgConnection, devices: &[i64]) -> Result<Vec<(DeviceNo, Position)>, Error> {
+    let rows: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT device_no, head FROM mailboxes WHERE device_no = ANY($1) ORDER BY device_no FOR UPDATE",
+    )
+    .bind(devices)
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().map(|(device, head)| (DeviceNo(device), Position(head))).collect())
+}
+
+/// Erases the items at these places.
+async fn erase(tx: &mut PgConnection, places: &Places) -> Result<(), Error> {
+    let places = Places::sorted(places.iter());
+    sqlx::query(super::ack::ERASE).bind(places.device_nos).bind(places.positions).execute(tx).await?;
+    Ok(())
+}
+
+/// Tells a device that a message is gone.
+struct Notice {
+    message_id: MessageId,
+    deletes: MessageId,
+    expires_at: Timestamp,
+}
+
+impl Notice {
+    fn new(deletes: MessageId, limits: Limits, now: Timestamp) -> Self {
+        let seconds = u64::try_from(now.seconds()).unwrap_or(0);
+        let nanos = u32::try_from(now.millis().rem_euclid(1000)).unwrap_or(0) * 1_000_000;
+        let made = uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos);
+        Self {
+            message_id: MessageId::new(Uuid::new_v7(made)),
+            deletes,
+            expires_at: now.plus(limits.notice_life),
+        }
+    }
+
+    /// Puts the notice behind the last item of each of these mailboxes, whose rows are locked.
+    async fn post(
+        &self,
+        tx: &mut PgConnection,
+        deleted: &AddressedRow,
+        heads: &[(DeviceNo, Position)],
+        now: Timestamp,
+    ) -> Result<Vec<Delivery>, Error> {
+        if heads.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places = Places::sorted(heads.iter().map(|(device, head)| (*device, head.next())));
+        sqlx::query(POST)
+            .bind(&places.device_nos)
+            .bind(&places.positions)
+            .bind(self.message_id.uuid())
+            .bind(deleted.sender_id)
+            .bind(deleted.recipient_id)
+            .bind(self.deletes.uuid())
+            .bind(at(now))
+            .bind(at(self.expires_at))
+            .bind(at(self.expires_at.min(now.plus(METADATA_LIFE))))
+            .execute(tx)
+            .await?;
+        let item = Arc::new(Item::Deleted {
+            message_id: self.message_id,
+            deletes: self.deletes,
+            expires_at: self.expires_at,
+        });
+        let delivery = |(device_no, position)| Delivery { device_no, position, item: Arc::clone(&item) };
+        Ok(places.iter().map(delivery).collect())
+    }
+}
+
+/// A notice is no device's send: its `sender_no` is 0, which no incarnation has.
+const POST: &str = "\
+    WITH moved AS ( \
+        UPDATE mailboxes m SET head = n.position FROM unnest($1::bigint[], $2::bigint[]) AS n(device_no, position) \
+        WHERE m.device_no = n.device_no \
+    ), noted AS ( \
+        INSERT INTO messages (message_id, kind, sender_no, sender_id, recipient_id, deletes, accepted_at, \
+            expires_at, due_at, device_nos, positions) \
+        VALUES ($3, 1, 0, $4, $5, $6, $7, $8, $9, $1, $2) \
+    ) \
+    INSERT INTO mailbox_items (device_no, position, message_id, sender_id, expires_at) \
+    SELECT n.device_no, n.position, $3, $4, $8 FROM unnest($1::bigint[], $2::bigint[]) AS n(device_no, position)";

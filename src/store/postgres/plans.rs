@@ -1,0 +1,82 @@
+//! The plans of the statements that run most, on filled tables.
+
+use sqlx::{AssertSqlSafe, Executor, PgPool};
+
+use super::{
+    accept, ack, bundles, expiry, history, mailbox,
+    tests::{Database, register, registration, send, stored},
+    write_batch,
+};
+use crate::domain::UserId;
+
+/// Three thousand users with a device, and ten messages for each.
+const FILL: [&str; 6] = [
+    "INSERT INTO users SELECT gen_random_uuid(), now() FROM generate_series(1, 3000)",
+    "INSERT INTO devices (user_id, device_id, device_number, registration_id, created_at, last_seen, identity_key) \
+        SELECT user_id, 'phone', 1, 1, now(), now(), '\\x00' FROM users",
+    "INSERT INTO mailboxes (device_no, user_id, head) SELECT device_no, user_id, 10 FROM devices ON CONFLICT DO NOTHING",
+    "INSERT INTO prekeys SELECT device_no, kind, id, '\\x00' FROM devices, generate_series(1, 2) kind, \
+        generate_series(1, 5) id ON CONFLICT DO NOTHING",
+    "INSERT INTO messages (message_id, kind, sender_no, sender_id, recipient_id, conversation_id, sequence, \
+        message_type, accepted_at, expires_at, due_at, device_nos, positions) \
+        SELECT gen_random_uuid(), 0, 1, user_id, user_id, user_id, position, 1, now(), now(), \
+            now() + interval '1 day', ARRAY[device_no], ARRAY[position] \
+        FROM mailboxes, generate_series(1, 10) position",
+    "INSERT INTO mailbox_items SELECT device_nos[1], positions[1], message_id, sender_id, expires_at, 1, NULL, '\\x00' \
+        FROM messages ON CONFLICT DO NOTHING",
+];
+
+/// The statements that run for every message, bundle and reader.
+const BUSY: [(&str, &str); 13] = [
+    ("lock mailboxes", accept::LOCK_MAILBOXES),
+    ("known", accept::KNOWN),
+    ("participants", accept::PARTICIPANTS),
+    ("sender sequences", accept::SENDER_SEQUENCES),
+    ("counts", accept::COUNTS),
+    ("write", write_batch::WRITE),
+    ("ack", ack::ERASE),
+    ("heads", mailbox::HEADS),
+    ("left", mailbox::LEFT),
+    ("items", mailbox::ITEMS),
+    ("take", bundles::TAKE),
+    ("history", history::PAGE),
+    ("due", expiry::DUE),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_statements_use_indexes_on_filled_tables() {
+    let Some(database) = Database::create().await else { return };
+    let store = database.one_node().await;
+    for statement in FILL {
+        store.pool.execute(statement).await.unwrap();
+    }
+    store.pool.execute("ANALYZE").await.unwrap();
+    let alice = register(&store, registration(UserId::new(uuid::Uuid::new_v4()), "phone")).await;
+    stored(&store, send(&alice, alice.user_id)).await;
+    for (name, statement) in BUSY {
+        let plan = generic_plan(&store.pool, statement).await;
+        for trap in ["Seq Scan", "Hash Join", "Merge Join"] {
+            assert!(!plan.contains(trap), "{name}:\n{plan}");
+        }
+    }
+    database.drop().await;
+}
+
+/// The plan for parameters that the planner does not know.
+async fn generic_plan(pool: &PgPool, statement: &str) -> String {
+    let mut connection = pool.acquire().await.unwrap();
+    connection.execute("SET plan_cache_mode = force_generic_plan").await.unwrap();
+    connection.execute(AssertSqlSafe(format!("PREPARE busy AS {statement}"))).await.unwrap();
+    let parameters: i32 = sqlx::query_scalar(
+        "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = 'busy' AND from_sql",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .unwrap();
+    let nulls = vec!["NULL"; usize::try_from(parameters).unwrap()].join(", ");
+    let explain = format!("EXPLAIN EXECUTE busy ({nulls})");
+    let lines: Vec<(String,)> =
+        sqlx::query_as(AssertSqlSafe(explain)).persistent(false).fetch_all(&mut *connection).await.unwrap();
+    connection.execute("DEALLOCATE busy; RESET plan_cache_mode").await.unwrap();
+    lines.into_iter().map(|(line,)| line + "\n").collect()
+}

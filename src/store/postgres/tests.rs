@@ -1,0 +1,478 @@
+//! What only a real server can show: statements that run, and two nodes on one database.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    domain::{
+        Bodies, Conversation, ConversationId, Delivery, Envelope, EnvelopeType, IdentityKey, KeyId, KeyKind,
+        LinkedBy, ManualClock, MessageType, OneTimePreKey, RegistrationId, SessionId, SignedPreKey, Status,
+    },
+    store::NewSession,
+};
+
+pub(super) const NOW: Timestamp = Timestamp::from_millis(1_750_000_000_000);
+
+const LIMITS: Limits = Limits {
+    max_devices: 5,
+    max_prekeys: 200,
+    mailbox_items: 10_000,
+    mailbox_items_per_sender: 1_000,
+    notice_life: Duration::from_hours(24 * 30),
+};
+
+/// A database of one test's own, and the server it lies on.
+pub(super) struct Database {
+    server: String,
+    name: String,
+}
+
+impl Database {
+    /// None when no server is named: the embedded half of the tests runs all the same.
+    pub(super) async fn create() -> Option<Self> {
+        let Ok(server) = std::env::var("RESTANTE_TEST_DATABASE_URL") else {
+            eprintln!("skipped: RESTANTE_TEST_DATABASE_URL is not set");
+            return None;
+        };
+        let name = format!("restante_{}", Uuid::new_v4().simple());
+        let database = Self { server, name };
+        database.order(format!("CREATE DATABASE {}", database.name)).await;
+        Some(database)
+    }
+
+    async fn order(&self, statement: String) {
+        let mut connection = PgConnection::connect(&self.server).await.unwrap();
+        connection.execute(AssertSqlSafe(statement)).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    fn url(&self) -> SecretString {
+        let (server, _) = self.server.rsplit_once('/').unwrap();
+        format!("{server}/{}", self.name).into()
+    }
+
+    pub(super) async fn node(&self, limits: Limits) -> (PostgresStore, mpsc::Receiver<Vec<Delivery>>) {
+        let (committed, deliveries) = mpsc::channel(10_000);
+        let clock = Arc::new(ManualClock::at(NOW));
+        let store = PostgresStore::connect(&self.url(), 20, limits, committed, clock).await.unwrap();
+        (store, deliveries)
+    }
+
+    pub(super) async fn one_node(&self) -> PostgresStore {
+        let (store, mut deliveries) = self.node(LIMITS).await;
+        tokio::spawn(async move { while deliveries.recv().await.is_some() {} });
+        store
+    }
+
+    pub(super) async fn drop(self) {
+        self.order(format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+}
+
+fn user() -> UserId {
+    UserId::new(Uuid::new_v4())
+}
+
+fn random_key() -> Bytes {
+    Bytes::from([*Uuid::new_v4().as_bytes(), *Uuid::new_v4().as_bytes()].concat())
+}
+
+fn signed(id: i64) -> SignedPreKey {
+    SignedPreKey { id: KeyId::new(id).unwrap(), public_key: random_key(), signature: [7; 64] }
+}
+
+fn onetime(id: i64) -> OneTimePreKey {
+    OneTimePreKey { id: KeyId::new(id).unwrap(), public_key: random_key() }
+}
+
+pub(super) fn registration(user_id: UserId, device: &str) -> Registration {
+    Registration {
+        user_id,
+        device_id: DeviceId::parse(device).unwrap(),
+        device_name: Some("a phone".into()),
+        registration_id: RegistrationId::new(77).unwrap(),
+        identity_key: IdentityKey::Ed25519([3; 32]),
+        signed_prekey: signed(1),
+        onetime_prekeys: (1..=3).map(onetime).collect(),
+        kem_prekeys: vec![signed(1)],
+        last_resort_kem_prekey: Some(signed(1000)),
+        link_token_hash: None,
+        session: NewSession {
+            session_id: SessionId::new(Uuid::new_v4()),
+            refresh_hash: *blake3::hash(&random_key()).as_bytes(),
+            expires_at: NOW.plus(Duration::from_hours(24 * 7)),
+        },
+    }
+}
+
+pub(super) async fn register(store: &PostgresStore, registration: Registration) -> Caller {
+    match store.register_device(registration, NOW).await.unwrap() {
+        Registered::Registered(caller) => caller,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+async fn linked(store: &PostgresStore, by: &Caller, device: &str, at: Timestamp) -> Caller {
+    let mut newcomer = registration(by.user_id, device);
+    newcomer.link_token_hash = Some([9; 32]);
+    let offer = LinkOffer {
+        user_id: by.user_id,
+        by: by.device_no,
+        device_id: newcomer.device_id.clone(),
+        identity_key: newcomer.identity_key,
+        linked_by: LinkedBy {
+            device_id: by.device_id.clone(),
+            identity_key: newcomer.identity_key,
+            signature: [5; 64],
+        },
+        token_hash: [9; 32],
+        expires_at: at.plus(Duration::from_mins(10)),
+    };
+    assert!(store.offer_link(offer, at).await.unwrap());
+    match store.register_device(newcomer, at).await.unwrap() {
+        Registered::Registered(caller) => caller,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+pub(super) fn send(from: &Caller, to: UserId) -> Send {
+    Send {
+        sender: from.clone(),
+        message_id: MessageId::new(Uuid::new_v4()),
+        digest: [1; 32],
+        recipient_id: to,
+        conversation: Conversation::Own(ConversationId::new(Uuid::from_u128(42))),
+        message_type: MessageType::Media,
+        self_destructing: false,
+        expires_at: NOW.plus(Duration::from_hours(1)),
+        bodies: Bodies::Same(Envelope {
+            envelope_type: EnvelopeType::Whisper,
+            ciphertext: Bytes::from(vec![0xfe; 600]),
+            ephemeral_key: Some(Bytes::from(vec![2; 32])),
+        }),
+    }
+}
+
+pub(super) async fn stored(store: &PostgresStore, send: Send) {
+    let accepted = store.accept_envelopes(send).await.unwrap();
+    assert!(matches!(accepted, Accepted::Stored(_)), "{accepted:?}");
+}
+
+fn later(seconds: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_goes_its_way() {
+    let Some(database) = Database::create().await else { return };
+    let (store, mut deliveries) = database.node(LIMITS).await;
+    store.check().await.unwrap();
+    let alice = register(&store, registration(user(), "phone")).await;
+    let bob = register(&store, registration(user(), "phone")).await;
+    let first = send(&alice, bob.user_id);
+    let Accepted::Stored(receipt) = store.accept_envelopes(first.clone()).await.unwrap() else { panic!() };
+    assert_eq!(store.accept_envelopes(first.clone()).await.unwrap(), Accepted::Repeated(receipt));
+    let mut other = first.clone();
+    other.digest = [2; 32];
+    assert_eq!(store.accept_envelopes(other).await.unwrap(), Accepted::MessageIdReused);
+    assert_eq!(store.accept_envelopes(send(&alice, user())).await.unwrap(), Accepted::NoDevices);
+    stored(&store, send(&bob, alice.user_id)).await;
+
+    let delivered = deliveries.recv().await.unwrap();
+    assert_eq!((delivered[0].device_no, delivered[0].position), (bob.device_no, Position(1)));
+    let place = [Position(1)];
+    assert_eq!(store.positions_of(bob.device_no, &[first.message_id]).await.unwrap(), place);
+    let left = store.mailbox_left(bob.device_no, Position::START, 10, NOW).await.unwrap();
+    assert_eq!(left, Left { positions: place.to_vec(), head: Position(1) });
+    assert_eq!(store.mailbox_count(bob.device_no, 10, NOW).await.unwrap(), 1);
+    let heads = store.mailbox_heads(&[alice.device_no, bob.device_no, DeviceNo(999)]).await.unwrap();
+    assert_eq!(heads, [(alice.device_no, Position(1)), (bob.device_no, Position(1))]);
+
+    let items = store.mailbox_items(bob.device_no, &place, NOW).await.unwrap();
+    let Item::Message(message) = &items[0].1 else { panic!() };
+    let Bodies::Same(envelope) = &first.bodies else { panic!() };
+    assert_eq!(message.envelope.as_ref(), Some(envelope));
+    assert_eq!((message.sender_id, &message.sender_device_id), (alice.user_id, &alice.device_id));
+    assert_eq!((message.sequence, message.accepted_at), (Some(receipt.sequence), receipt.accepted_at));
+    assert_eq!(store.ack(bob.device_no, vec![Position(1), Position(1), Position(9)]).await.unwrap(), 1);
+    assert_eq!(store.ack(bob.device_no, place.to_vec()).await.unwrap(), 0);
+    let left = store.mailbox_left(bob.device_no, Position::START, 10, NOW).await.unwrap();
+    assert_eq!(left, Left { positions: vec![], head: Position(1) });
+    assert!(store.mailbox_items(bob.device_no, &place, NOW).await.unwrap().is_empty());
+    store.close().await;
+    assert!(store.accept_envelopes(send(&alice, bob.user_id)).await.is_err());
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_tells_what_became_of_a_message() {
+    let Some(database) = Database::create().await else { return };
+    let store = database.one_node().await;
+    let alice = register(&store, registration(user(), "phone")).await;
+    let bob = register(&store, registration(user(), "phone")).await;
+    let [one, two, three] = [(); 3].map(|()| send(&alice, bob.user_id));
+    for message in [&one, &two, &three] {
+        stored(&store, message.clone()).await;
+    }
+    let query = |who: &Caller| HistoryQuery {
+        user_id: who.user_id,
+        device_no: who.device_no,
+        conversation_id: one.conversation.id(),
+        before: None,
+        limit: 10,
+    };
+    store.ack(bob.device_no, vec![Position(1)]).await.unwrap();
+    let marked = store.mark(bob.user_id, two.message_id, Mark::Read, later(1)).await.unwrap().unwrap();
+    assert_eq!((marked.at, marked.newly, marked.sender_devices), (later(1), true, vec![alice.device_no]));
+    let again = store.mark(bob.user_id, two.message_id, Mark::Delivered, later(2)).await.unwrap().unwrap();
+    assert_eq!((again.at, again.newly), (later(1), false));
+    assert!(store.mark(alice.user_id, two.message_id, Mark::Read, NOW).await.unwrap().is_none());
+
+    let page = store.history(query(&alice), NOW).await.unwrap().unwrap();
+    let seen: Vec<_> = page.iter().map(|message| (message.message_id, message.status)).collect();
+    let expected = [
+        (three.message_id, Status::Sent),
+        (two.message_id, Status::Read),
+        (one.message_id, Status::Delivered),
+    ];
+    assert_eq!(seen, expected);
+    assert!(page.iter().all(|message| message.envelope.is_none()));
+    let page = store.history(query(&bob), NOW).await.unwrap().unwrap();
+    let bodies: Vec<_> = page.iter().map(|message| message.envelope.is_some()).collect();
+    assert_eq!(bodies, [true, true, false]);
+    let stranger = HistoryQuery { user_id: user(), ..query(&bob) };
+    assert!(store.history(stranger, NOW).await.unwrap().is_none());
+    let before = HistoryQuery { before: page[0].sequence, limit: 1, ..query(&bob) };
+    assert_eq!(store.history(before, NOW).await.unwrap().unwrap()[0].message_id, two.message_id);
+    assert_eq!(store.history(query(&bob), later(3600)).await.unwrap().unwrap().len(), 0);
+
+    assert!(store.delete_for_me(bob.user_id, two.message_id).await.unwrap());
+    assert!(!store.delete_for_me(user(), two.message_id).await.unwrap());
+    assert_eq!(store.history(query(&bob), NOW).await.unwrap().unwrap().len(), 2);
+    assert_eq!(store.history(query(&alice), NOW).await.unwrap().unwrap().len(), 3);
+    let left = store.mailbox_left(bob.device_no, Position::START, 10, NOW).await.unwrap();
+    assert_eq!(left.positions, [Position(3)]);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_deleted_for_everyone_leaves_one_notice() {
+    let Some(database) = Database::create().await else { return };
+    let (store, mut deliveries) = database.node(LIMITS).await;
+    let alice = register(&store, registration(user(), "phone")).await;
+    let bob = register(&store, registration(user(), "phone")).await;
+    let message = send(&alice, bob.user_id);
+    stored(&store, message.clone()).await;
+    let id = message.message_id;
+    assert_eq!(store.delete_for_everyone(bob.user_id, id, NOW).await.unwrap(), Deleted::NotSender);
+    assert_eq!(store.delete_for_everyone(user(), id, NOW).await.unwrap(), Deleted::Unknown);
+    for _ in 0..2 {
+        assert_eq!(store.delete_for_everyone(alice.user_id, id, NOW).await.unwrap(), Deleted::Deleted);
+    }
+    let left = store.mailbox_left(bob.device_no, Position::START, 10, NOW).await.unwrap();
+    assert_eq!(left, Left { positions: vec![Position(2)], head: Position(2) });
+    let items = store.mailbox_items(bob.device_no, &left.positions, NOW).await.unwrap();
+    let Item::Deleted { message_id: notice, deletes, .. } = items[0].1 else { panic!() };
+    assert_eq!(deletes, id);
+    deliveries.recv().await.unwrap();
+    assert_eq!(deliveries.recv().await.unwrap()[0].item.message_id(), notice);
+    let mut thief = send(&alice, bob.user_id);
+    thief.message_id = notice;
+    assert_eq!(store.accept_envelopes(thief).await.unwrap(), Accepted::MessageIdReused);
+    assert!(matches!(store.accept_envelopes(message).await.unwrap(), Accepted::Repeated(_)));
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_linked_and_ended() {
+    let Some(database) = Database::create().await else { return };
+    let store = database.one_node().await;
+    let phone = register(&store, registration(user(), "phone")).await;
+    let taken = store.register_device(registration(phone.user_id, "phone"), NOW).await.unwrap();
+    assert_eq!(taken, Registered::DeviceExists);
+    let unlinked = store.register_device(registration(phone.user_id, "tablet"), NOW).await.unwrap();
+    assert_eq!(unlinked, Registered::LinkRequired);
+    let tablet = linked(&store, &phone, "tablet", NOW).await;
+    assert_eq!((phone.device_number.get(), tablet.device_number.get()), (1, 2));
+    store.note_seen(phone.device_no, NOW.plus(Duration::from_hours(48))).await.unwrap();
+    let devices = store.devices(phone.user_id).await.unwrap();
+    assert_eq!(devices[0].last_seen, NOW.plus(Duration::from_hours(48)).day());
+    assert_eq!(devices[1].linked_by.as_ref().unwrap().device_id, phone.device_id);
+
+    let bob = register(&store, registration(user(), "phone")).await;
+    stored(&store, send(&bob, phone.user_id)).await;
+    let early = store.deactivate(&tablet, &phone.device_id, later(60)).await.unwrap();
+    assert_eq!(early, Deactivated::NotAllowed);
+    let in_time = later(24 * 3600);
+    let ended = store.deactivate(&tablet, &phone.device_id, in_time).await.unwrap();
+    assert_eq!(ended, Deactivated::Gone(phone.device_no));
+    assert_eq!(store.deactivate(&tablet, &phone.device_id, in_time).await.unwrap(), Deactivated::Unknown);
+    assert_eq!(store.revocations(in_time).await.unwrap(), [phone.device_no]);
+    assert!(store.lasting_keys(phone.device_no).await.unwrap().is_none());
+    assert!(store.key_stats(phone.device_no).await.unwrap().is_none());
+    assert!(store.take_bundle(phone.user_id, Some(&phone.device_id)).await.unwrap().is_none());
+    let left = store.mailbox_left(phone.device_no, Position::START, 10, NOW).await.unwrap();
+    assert_eq!(left, Left { positions: vec![], head: Position::START });
+    let upload = KeyUpload { signed_prekey: Some(signed(9)), ..KeyUpload::default() };
+    assert_eq!(store.publish_keys(phone.device_no, upload, NOW).await.unwrap(), Published::Gone);
+    assert_eq!(linked(&store, &tablet, "phone", in_time).await.device_number.get(), 3);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_published_taken_and_never_come_back() {
+    let Some(database) = Database::create().await else { return };
+    let store = database.one_node().await;
+    let first = registration(user(), "phone");
+    let phone = register(&store, first.clone()).await;
+    let taken = store.take_bundle(phone.user_id, None).await.unwrap().unwrap();
+    assert_eq!(taken.bundle.onetime_prekey, Some(first.onetime_prekeys[0].clone()));
+    assert_eq!(taken.bundle.kem_prekey, Some(first.kem_prekeys[0].clone()));
+    assert_eq!((taken.onetime_left, taken.kem_left, taken.last_resort_given), (2, 0, false));
+    let all = store.take_bundles(phone.user_id, None).await.unwrap().unwrap();
+    assert_eq!(all[0].bundle.kem_prekey, first.last_resort_kem_prekey);
+    assert!(
+        all[0].last_resort_given && store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used
+    );
+    assert!(store.take_bundles(phone.user_id, Some(phone.device_no)).await.unwrap().unwrap().is_empty());
+    assert!(store.take_bundles(user(), None).await.unwrap().is_none());
+
+    let upload = KeyUpload {
+        signed_prekey: Some(signed(2)),
+        onetime_prekeys: vec![first.onetime_prekeys[0].clone(), onetime(50)],
+        kem_prekeys: vec![signed(50)],
+        last_resort_kem_prekey: Some(signed(1001)),
+    };
+    let published = Published::Published { accepted: 4, already_known: 1, onetime_count: 2, kem_count: 1 };
+    assert_eq!(store.publish_keys(phone.device_no, upload.clone(), NOW).await.unwrap(), published);
+    let published = Published::Published { accepted: 0, already_known: 5, onetime_count: 2, kem_count: 1 };
+    assert_eq!(store.publish_keys(phone.device_no, upload.clone(), NOW).await.unwrap(), published);
+    let stats = store.key_stats(phone.device_no).await.unwrap().unwrap();
+    assert_eq!((stats.unused_prekeys, stats.total_prekeys, stats.last_resort_used), (2, 4, false));
+    let lasting = store.lasting_keys(phone.device_no).await.unwrap().unwrap();
+    assert_eq!(Some(lasting.signed_prekey), upload.signed_prekey);
+
+    let refused = async |upload| store.publish_keys(phone.device_no, upload, NOW).await.unwrap();
+    let back = KeyUpload { signed_prekey: Some(first.signed_prekey.clone()), ..KeyUpload::default() };
+    assert_eq!(refused(back).await, Published::KeyReused(KeyKind::Signed, first.signed_prekey.id));
+    let other = KeyUpload { onetime_prekeys: vec![onetime(50)], ..KeyUpload::default() };
+    assert_eq!(refused(other).await, Published::KeyReused(KeyKind::OneTime, KeyId::new(50).unwrap()));
+    let flood = KeyUpload { onetime_prekeys: (100..300).map(onetime).collect(), ..KeyUpload::default() };
+    assert_eq!(refused(flood).await, Published::TooMany(KeyKind::OneTime));
+    let mut renamed = first.onetime_prekeys[1].clone();
+    renamed.id = KeyId::new(77).unwrap();
+    let renamed = KeyUpload { onetime_prekeys: vec![renamed], ..KeyUpload::default() };
+    assert_eq!(refused(renamed).await, Published::KeyReused(KeyKind::OneTime, KeyId::new(77).unwrap()));
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_is_forgotten() {
+    let Some(database) = Database::create().await else { return };
+    let store = database.one_node().await;
+    let alice = register(&store, registration(user(), "phone")).await;
+    let bob = register(&store, registration(user(), "phone")).await;
+    let message = send(&alice, bob.user_id);
+    stored(&store, message.clone()).await;
+    assert_eq!(store.expire(NOW, 100).await.unwrap(), Expired::default());
+    let expired = store.expire(later(3600), 100).await.unwrap();
+    assert_eq!(expired, Expired { bodies: 1, forgotten: 0 });
+    assert_eq!(store.expire(later(3600), 100).await.unwrap(), Expired::default());
+    assert!(matches!(store.accept_envelopes(message.clone()).await.unwrap(), Accepted::Repeated(_)));
+    store.deactivate(&bob, &bob.device_id, NOW).await.unwrap();
+    // The message, the session of the other device and the revocation.
+    let expired = store.expire(later(30 * 86_400), 100).await.unwrap();
+    assert_eq!(expired, Expired { bodies: 0, forgotten: 3 });
+    assert!(store.mark(bob.user_id, message.message_id, Mark::Read, NOW).await.unwrap().is_none());
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_conversation_belongs_to_one_pair_and_a_full_mailbox_refuses() {
+    let Some(database) = Database::create().await else { return };
+    let (store, _deliveries) = database.node(Limits { mailbox_items_per_sender: 2, ..LIMITS }).await;
+    let [alice, bob, eve] = [user(), user(), user()].map(|user| registration(user, "phone"));
+    let (alice, bob) = (register(&store, alice).await, register(&store, bob).await);
+    let eve = register(&store, eve).await;
+    let named = |from: &Caller, to: UserId| Send {
+        conversation: Conversation::Named(ConversationId::new(Uuid::from_u128(7))),
+        ..send(from, to)
+    };
+    stored(&store, named(&alice, bob.user_id)).await;
+    stored(&store, named(&bob, alice.user_id)).await;
+    let foreign = store.accept_envelopes(named(&eve, bob.user_id)).await.unwrap();
+    assert_eq!(foreign, Accepted::ConversationUnknown);
+    stored(&store, send(&alice, bob.user_id)).await;
+    assert_eq!(store.accept_envelopes(send(&alice, bob.user_id)).await.unwrap(), Accepted::MailboxFull);
+    stored(&store, send(&eve, bob.user_id)).await;
+    store.ack(bob.device_no, vec![Position(1)]).await.unwrap();
+    stored(&store, send(&alice, bob.user_id)).await;
+    stored(&store, send(&alice, alice.user_id)).await;
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_store_one_message_once() {
+    let Some(database) = Database::create().await else { return };
+    let (one, other) = (database.one_node().await, database.one_node().await);
+    let alice = register(&one, registration(user(), "phone")).await;
+    let [bob, carol] =
+        [register(&one, registration(user(), "a")).await, register(&one, registration(user(), "b")).await];
+    for round in 0..200 {
+        let message = send(&alice, bob.user_id);
+        // Every second round the twin goes to somebody else, so that no common mailbox serialises the two.
+        let mut twin = message.clone();
+        if round % 2 == 1 {
+            (twin.recipient_id, twin.digest) = (carol.user_id, [2; 32]);
+        }
+        let noise = send(&alice, bob.user_id);
+        let (left, right, _) = tokio::join!(
+            one.accept_envelopes(message),
+            other.accept_envelopes(twin),
+            other.accept_envelopes(noise)
+        );
+        let outcomes = [left.unwrap(), right.unwrap()];
+        let stored: Vec<_> = outcomes.iter().filter(|it| matches!(it, Accepted::Stored(_))).collect();
+        assert_eq!(stored.len(), 1, "{outcomes:?}");
+        let told = |it: &&Accepted| matches!(it, Accepted::Repeated(_) | Accepted::MessageIdReused);
+        assert_eq!(outcomes.iter().filter(told).count(), 1, "{outcomes:?}");
+    }
+    let left = one.mailbox_left(bob.device_no, Position::START, 10_000, NOW).await.unwrap();
+    let gap_free: Vec<_> = (1..=left.head.0).map(Position).collect();
+    assert_eq!(left.positions, gap_free);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_never_give_one_key_twice_and_lose_none() {
+    let Some(database) = Database::create().await else { return };
+    let (one, other) = (Arc::new(database.one_node().await), Arc::new(database.one_node().await));
+    let mut owner = registration(user(), "phone");
+    owner.onetime_prekeys = (1..=150).map(onetime).collect();
+    let owner = register(&one, owner).await;
+    let takers: Vec<_> = (0..64)
+        .map(|taker| {
+            let store = Arc::clone(if taker % 2 == 0 { &one } else { &other });
+            tokio::spawn(async move {
+                (store.take_bundle(owner.user_id, None).await, store.take_bundle(owner.user_id, None).await)
+            })
+        })
+        .collect();
+    let mut taken = HashSet::new();
+    for taker in takers {
+        let (first, second) = taker.await.unwrap();
+        for bundle in [first, second] {
+            let key = bundle.unwrap().unwrap().bundle.onetime_prekey.unwrap();
+            assert!(taken.insert(key.id), "a key was given twice");
+        }
+    }
+    let left = one.key_stats(owner.device_no).await.unwrap().unwrap().unused_prekeys;
+    assert_eq!((taken.len(), left), (128, 22));
+    database.drop().await;
+}
