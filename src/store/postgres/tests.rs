@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::PostgresStore;
 use super::fixtures::{
     Database, LIMITS, NOW, later, linked, onetime, register, registration, send, signed, stored, user,
 };
@@ -264,5 +265,17 @@ async fn a_named_conversation_belongs_to_one_pair_and_a_full_mailbox_refuses() {
     store.ack(bob.device_no, vec![Position(1)]).await.unwrap();
     stored(&store, send(&alice, bob.user_id)).await;
     stored(&store, send(&alice, alice.user_id)).await;
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_another_one_is_told() {
+    let Some(database) = Database::create().await else { return };
+    let (one, other) = tokio::join!(database.one_node(), database.one_node());
+    one.check().await.unwrap();
+    PostgresStore::migrate(&database.url()).await.unwrap();
+    sqlx::query("UPDATE _sqlx_migrations SET checksum = '\\x00'").execute(&one.pool).await.unwrap();
+    assert!(other.check().await.is_err());
+    assert!(PostgresStore::migrate(&database.url()).await.is_err());
     database.drop().await;
 }
