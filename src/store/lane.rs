@@ -111,7 +111,7 @@ async fn commit_all<I: Send + Sync, O>(
 ) -> Vec<Result<O, StoreError>> {
     match persist(items, commit).await {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-        Err(Fault::Refused(_)) if items.len() > 1 => {
+        Err(fault) if items.len() > 1 && is_about_items(&fault) => {
             let mut outcomes = Vec::with_capacity(items.len());
             for item in items.chunks(1) {
                 outcomes.push(match persist(item, commit).await {
@@ -139,6 +139,17 @@ async fn persist<I: Send + Sync, O>(items: &[I], commit: &impl Commit<I, O>) -> 
         pause = (pause * 3).min(std::time::Duration::from_secs(1));
     }
     commit.commit(items).await
+}
+
+/// Whether the fault lies in what the batch holds, so that most of its items are fine by themselves: refused, or in
+/// conflict with what is there attempt after attempt.
+fn is_about_items(fault: &Fault) -> bool {
+    match fault {
+        Fault::Refused(_) => true,
+        Fault::Transient(source) => {
+            source.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+        }
+    }
 }
 
 fn root(fault: &Fault) -> &sqlx::Error {

@@ -26,15 +26,23 @@ const SETTINGS: &str = "\
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the pool; the engine must be reachable.
-pub(super) async fn pool(url: &SecretString, max_connections: u32) -> Result<PgPool, StoreError> {
+/// Opens the pool for plain acts; the engine must be reachable.
+pub(super) async fn pool(url: &SecretString, connections: u32) -> Result<PgPool, StoreError> {
+    pooled(connections).connect_with(options(url)?).await.map_err(unavailable)
+}
+
+/// Opens the pool for lanes. They run a batch again when its connection turns out to be dead, and so save the question
+/// before each.
+pub(super) async fn lane_pool(url: &SecretString, connections: u32) -> Result<PgPool, StoreError> {
+    let pooled = pooled(connections).test_before_acquire(false);
+    pooled.connect_with(options(url)?).await.map_err(unavailable)
+}
+
+fn pooled(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
-        .max_connections(max_connections)
+        .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(|connection, _| Box::pin(async move { connection.execute(SETTINGS).await.map(drop) }))
-        .connect_with(options(url)?)
-        .await
-        .map_err(unavailable)
 }
 
 /// Brings the schema up to date, one node at a time. On a connection of its own, because a migration may take longer

@@ -92,6 +92,7 @@ pub(super) async fn lock_user(tx: &mut PgConnection, user: UserId) -> Result<boo
 }
 
 #[derive(FromRow)]
+#[expect(clippy::struct_field_names, reason = "the columns' own names")]
 struct ActiveRow {
     device_no: i64,
     device_id: String,
