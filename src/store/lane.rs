@@ -1,6 +1,9 @@
 //! Combining: while one batch is being committed the next one gathers, without a waiting window.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -48,8 +51,8 @@ pub(super) struct Lane<I, O> {
     room: Arc<Semaphore>,
 }
 
-/// Attempts at one batch before its items are answered `Unavailable`; with the pauses between them about 5 s.
-const ATTEMPTS: u32 = 8;
+/// How long a batch is tried again before its items are answered `Unavailable`.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 impl<I, O> Lane<I, O>
 where
@@ -130,15 +133,15 @@ async fn commit_all<I: Send + Sync, O>(
 
 /// Commits a batch, again and again while the fault may pass.
 async fn persist<I: Send + Sync, O>(items: &[I], commit: &impl Commit<I, O>) -> Result<Vec<O>, Fault> {
-    let mut pause = std::time::Duration::from_millis(5);
-    for _ in 1..ATTEMPTS {
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(5);
+    loop {
         match commit.commit(items).await {
-            Err(Fault::Transient(_)) => tokio::time::sleep(pause).await,
+            Err(Fault::Transient(_)) if began.elapsed() < PATIENCE => tokio::time::sleep(pause).await,
             decided => return decided,
         }
-        pause = (pause * 3).min(std::time::Duration::from_secs(1));
+        pause = (pause * 3).min(Duration::from_secs(1));
     }
-    commit.commit(items).await
 }
 
 /// Whether the fault lies in what the batch holds, so that most of its items are fine by themselves: refused, or in
