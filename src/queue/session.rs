@@ -112,8 +112,8 @@ pub(super) struct Session {
     seen: Position,
     /// The head when the socket opened, until `queue_drained` has been sent.
     backlog: Option<Position>,
-    /// The head when the socket opened: what lies up to there may lie in the offline queue too.
-    waited: Position,
+    /// The head when the socket opened, once it was read: what lies up to there may lie in the offline queue too.
+    waited: Option<Position>,
     /// Positions that are left, not yet read.
     to_read: VecDeque<Position>,
     /// Up to where `to_read` tells everything.
@@ -152,7 +152,7 @@ impl Session {
             expires_at,
             seen: Position::START,
             backlog: None,
-            waited: Position::START,
+            waited: None,
             to_read: VecDeque::new(),
             covered: Position::START,
             ready: VecDeque::new(),
@@ -308,10 +308,9 @@ impl Session {
         if !self.behind {
             return Ok(());
         }
-        let first_page = self.waited == Position::START && self.covered == Position::START;
         let left = queue.left(device, self.seen, PAGE).await?;
-        if first_page {
-            self.waited = left.head;
+        if self.waited.is_none() {
+            self.waited = Some(left.head);
             self.backlog = Some(left.head);
         }
         self.behind = left.positions.len() >= PAGE as usize;
@@ -449,7 +448,7 @@ impl Session {
                 None => others.push(*id),
             }
         }
-        let waited = positions.iter().any(|position| *position <= self.waited);
+        let waited = positions.iter().any(|position| self.waited >= Some(*position));
         let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
         let queue = Arc::clone(&self.sockets.queue);
         self.answers.push(Box::pin(async move {
