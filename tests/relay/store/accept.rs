@@ -54,14 +54,14 @@ async fn a_send_lies_in_every_mailbox_of_its_recipient(engine: Engine) {
     assert_eq!(receipt.message_id, send.message_id);
     assert_eq!(receipt.conversation_id, send.conversation.id());
     assert_eq!(receipt.accepted_at, NOON);
-    let Bodies::Same(sent) = &send.bodies else { unreachable!() };
+    let Bodies::Same(body) = &send.bodies else { unreachable!() };
     for device in [&bob, &tablet] {
         let items = engine.items(device.device_no).await;
         assert_eq!(items.len(), 1);
         assert_eq!(items[0].0, Position(1));
         let message = message(&items[0].1);
         assert_eq!(message.message_id, send.message_id);
-        assert_eq!(message.envelope.as_ref(), Some(sent));
+        assert_eq!(message.envelope.as_ref(), Some(body));
         assert_eq!((message.sender_id, message.recipient_id), (alice.user_id, bob.user_id));
         assert_eq!(message.sender_device_id, alice.device_id);
         assert_eq!(message.sender_device_number, alice.device_number);
