@@ -39,7 +39,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => (0..4_usize, prop::collection::vec(0..12_i64, 0..4))
             .prop_map(|(device, positions)| Act::Ack { device, positions }),
         1 => (any::<usize>(), 0..3_usize).prop_map(|(send, user)| Act::DeleteForMe { send, user }),
-        1 => (any::<usize>(), 0..3_usize).prop_map(|(send, user)| Act::DeleteForEveryone { send, user }),
+        3 => (any::<usize>(), 0..3_usize).prop_map(|(send, user)| Act::DeleteForEveryone { send, user }),
         2 => Just(Act::Expire),
         2 => minutes().prop_map(|minutes| Act::Advance { minutes }),
         1 => (1..90_u64).prop_map(|minutes| Act::StepBack { minutes }),
