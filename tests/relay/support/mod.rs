@@ -2,5 +2,4 @@
 
 pub(crate) mod engine;
 pub(crate) mod mothers;
-#[path = "no_postgres.rs"]
 pub(crate) mod postgres;
