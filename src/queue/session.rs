@@ -31,7 +31,7 @@ use crate::{
     hot::{End, Event, KeysLow, Seat, Signal},
     http::Problem,
     keys::LOW,
-    messages::{Messages, SendRequest, SentAnswer},
+    messages::{Messages, SendBody, SendFrame, SendRequest, SentAnswer},
     store::{Mark, StoreError},
     wire::{Id, Time},
 };
@@ -103,7 +103,7 @@ type Answer = LocalBoxFuture<'static, Option<ServerFrame>>;
 pub(super) struct Session {
     sockets: Arc<Sockets>,
     caller: Caller,
-    session_id: Uuid,
+    id: Uuid,
     format: Format,
     inbox: Inbox,
     outbox: Outbox,
@@ -145,7 +145,7 @@ impl Session {
         Self {
             sockets,
             caller,
-            session_id: Uuid::new_v4(),
+            id: Uuid::new_v4(),
             format,
             inbox,
             outbox,
@@ -169,7 +169,7 @@ impl Session {
     /// Serves the socket to its end. `_running` keeps the relay from stopping before the goodbye is written.
     pub(super) async fn run(mut self, _running: TaskTrackerToken) {
         // Listening comes before reading, so that nothing falls between.
-        let seat = self.sockets.queue.switchboard.clone().open(self.caller.device_no, self.session_id).await;
+        let seat = self.sockets.queue.switchboard.clone().open(self.caller.device_no, self.id).await;
         let goodbye = match self.greet().await {
             Ok(()) => self.serve(&seat).await,
             Err(error) => {
@@ -195,7 +195,7 @@ impl Session {
         let pending = queue.store.mailbox_count(device, MOST_PENDING, now).await?;
         queue.store.note_seen(device, now).await?;
         self.write(&ServerFrame::Hello {
-            session_id: Id(self.session_id),
+            session_id: Id(self.id),
             heartbeat_seconds: self.sockets.times.heartbeat.as_secs(),
             server_time: Time(now),
             pending,
@@ -406,7 +406,7 @@ impl Session {
                 self.mark_read(reference, message_id);
                 return None;
             }
-            Ok(ClientFrame::Send(frame)) => self.send(&reference, *frame),
+            Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
             Ok(ClientFrame::Auth(token)) => self.renew(&token),
             Err(problem) => Err(problem),
         };
@@ -422,14 +422,13 @@ impl Session {
         (self.bad_frames.len() > BAD_FRAMES).then_some(Goodbye::ProtocolError)
     }
 
-    fn send(&self, reference: &Option<String>, frame: crate::messages::SendFrame) -> Result<(), Problem> {
+    fn send(&self, reference: Option<String>, frame: SendFrame) -> Result<(), Problem> {
         if frame.device_id.as_deref().is_some_and(|id| id != "me" && id != self.caller.device_id.as_str()) {
             return Err(Problem::new(403, "not-you", "the socket belongs to another device"));
         }
-        let request = SendRequest::try_from(crate::messages::SendBody::from(frame))?;
+        let request = SendRequest::try_from(SendBody::from(frame))?;
         // The send takes its place here, so that a socket's sends keep their order.
         let sent = self.sockets.messages.send(self.caller.clone(), request);
-        let reference = reference.clone();
         self.answers.push(Box::pin(async move {
             Some(match sent.await {
                 Ok(sent) => ServerFrame::Sent { reference, answer: SentAnswer::from(sent) },
@@ -496,9 +495,10 @@ impl Session {
     }
 
     fn write(&self, frame: &ServerFrame) {
-        match self.format.encode(frame) {
-            Some(bytes) => self.outbox.push(&bytes, self.format == Format::MessagePack),
-            None => tracing::error!("a frame could not be written"),
+        if let Some(bytes) = self.format.encode(frame) {
+            self.outbox.push(&bytes, self.format == Format::MessagePack);
+        } else {
+            tracing::error!("a frame could not be written");
         }
     }
 }

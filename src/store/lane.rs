@@ -42,7 +42,7 @@ pub(super) struct Bounds {
 struct Waiting<I, O> {
     item: I,
     answer: oneshot::Sender<Result<O, StoreError>>,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// A bounded queue of items whose batches run one after the other.
@@ -86,7 +86,7 @@ where
         let room =
             Arc::clone(&self.room).try_acquire_many_owned(weight).map_err(|_| StoreError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Waiting { item, answer, _room: room }).map_err(|_| StoreError::Overloaded)?;
+        self.queue.try_send(Waiting { item, answer, room }).map_err(|_| StoreError::Overloaded)?;
         Ok(answered)
     }
 }
@@ -99,11 +99,12 @@ where
     let mut gathered = Vec::with_capacity(size);
     while waiting.recv_many(&mut gathered, size).await > 0 {
         let (items, answers): (Vec<_>, Vec<_>) =
-            gathered.drain(..).map(|entry| (entry.item, (entry.answer, entry._room))).unzip();
+            gathered.drain(..).map(|entry| (entry.item, (entry.answer, entry.room))).unzip();
         let outcomes = commit_all(&items, &commit).await;
-        for ((answer, _room), outcome) in answers.into_iter().zip(outcomes) {
+        for ((answer, room), outcome) in answers.into_iter().zip(outcomes) {
             // The asker may have gone; its item is committed all the same.
             drop(answer.send(outcome));
+            drop(room);
         }
     }
 }
