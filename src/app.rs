@@ -198,18 +198,13 @@ async fn open_store(
     clock: &Arc<dyn Clock>,
 ) -> Result<(Arc<dyn Store>, String), StartError> {
     let limits = config.store_limits;
-    match &config.database_url {
-        Some(url) => {
-            let store =
-                PostgresStore::connect(url, config.max_db_connections, limits, committed, Arc::clone(clock))
-                    .await?;
-            Ok((Arc::new(store), "Postgres".to_owned()))
-        }
-        None => {
-            let store = SqliteStore::open(&config.data_dir, limits, committed, Arc::clone(clock)).await?;
-            Ok((Arc::new(store), format!("SQLite in {}", config.data_dir.display())))
-        }
+    if let Some(url) = &config.database_url {
+        let (connections, clock) = (config.max_db_connections, Arc::clone(clock));
+        let store = PostgresStore::connect(url, connections, limits, committed, clock).await?;
+        return Ok((Arc::new(store), "Postgres".to_owned()));
     }
+    let store = SqliteStore::open(&config.data_dir, limits, committed, Arc::clone(clock)).await?;
+    Ok((Arc::new(store), format!("SQLite in {}", config.data_dir.display())))
 }
 
 fn open_hot(config: &Config, sessions: &Arc<Sessions>) -> Result<(Arc<dyn Hot>, &'static str), HotError> {

@@ -228,14 +228,18 @@ struct DeviceAnswer {
     registration_id: u16,
     identity_key: B64,
     linked_by: Option<LinkedBy>,
-    /// For the owner only, like the two below.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device_name: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_at: Option<Time>,
+    /// For the owner only.
+    #[serde(flatten)]
+    own: Option<OwnDevice>,
+}
+
+/// What only the owner sees of a device.
+#[derive(Debug, Serialize, ToSchema)]
+struct OwnDevice {
+    device_name: Option<String>,
+    created_at: Time,
     /// By the day.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_seen: Option<Time>,
+    last_seen: Time,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -620,9 +624,11 @@ impl DeviceAnswer {
             registration_id: device.registration_id.get(),
             identity_key: b64(device.identity_key.as_bytes()),
             linked_by: device.linked_by.map(Into::into),
-            device_name: owner.then_some(device.device_name),
-            created_at: owner.then_some(Time(device.created_at)),
-            last_seen: owner.then_some(Time(device.last_seen)),
+            own: owner.then_some(OwnDevice {
+                device_name: device.device_name,
+                created_at: Time(device.created_at),
+                last_seen: Time(device.last_seen),
+            }),
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     hot::{End, Event, KeysLow, Seat, Signal},
     http::Problem,
     keys::LOW,
-    messages::{Messages, SendRequest, SentAnswer},
+    messages::{Messages, SendBody, SendFrame, SendRequest, SentAnswer},
     store::{Mark, StoreError},
     wire::{Id, Time},
 };
@@ -103,7 +103,7 @@ type Answer = LocalBoxFuture<'static, Option<ServerFrame>>;
 pub(super) struct Session {
     sockets: Arc<Sockets>,
     caller: Caller,
-    session_id: Uuid,
+    id: Uuid,
     format: Format,
     inbox: Inbox,
     outbox: Outbox,
@@ -112,8 +112,8 @@ pub(super) struct Session {
     seen: Position,
     /// The head when the socket opened, until `queue_drained` has been sent.
     backlog: Option<Position>,
-    /// The head when the socket opened: what lies up to there may lie in the offline queue too.
-    waited: Position,
+    /// The head when the socket opened, once it was read: what lies up to there may lie in the offline queue too.
+    waited: Option<Position>,
     /// Positions that are left, not yet read.
     to_read: VecDeque<Position>,
     /// Up to where `to_read` tells everything.
@@ -145,14 +145,14 @@ impl Session {
         Self {
             sockets,
             caller,
-            session_id: Uuid::new_v4(),
+            id: Uuid::new_v4(),
             format,
             inbox,
             outbox,
             expires_at,
             seen: Position::START,
             backlog: None,
-            waited: Position::START,
+            waited: None,
             to_read: VecDeque::new(),
             covered: Position::START,
             ready: VecDeque::new(),
@@ -169,7 +169,7 @@ impl Session {
     /// Serves the socket to its end. `_running` keeps the relay from stopping before the goodbye is written.
     pub(super) async fn run(mut self, _running: TaskTrackerToken) {
         // Listening comes before reading, so that nothing falls between.
-        let seat = self.sockets.queue.switchboard.clone().open(self.caller.device_no, self.session_id).await;
+        let seat = self.sockets.queue.switchboard.clone().open(self.caller.device_no, self.id).await;
         let goodbye = match self.greet().await {
             Ok(()) => self.serve(&seat).await,
             Err(error) => {
@@ -195,7 +195,7 @@ impl Session {
         let pending = queue.store.mailbox_count(device, MOST_PENDING, now).await?;
         queue.store.note_seen(device, now).await?;
         self.write(&ServerFrame::Hello {
-            session_id: Id(self.session_id),
+            session_id: Id(self.id),
             heartbeat_seconds: self.sockets.times.heartbeat.as_secs(),
             server_time: Time(now),
             pending,
@@ -308,10 +308,9 @@ impl Session {
         if !self.behind {
             return Ok(());
         }
-        let first_page = self.waited == Position::START && self.covered == Position::START;
         let left = queue.left(device, self.seen, PAGE).await?;
-        if first_page {
-            self.waited = left.head;
+        if self.waited.is_none() {
+            self.waited = Some(left.head);
             self.backlog = Some(left.head);
         }
         self.behind = left.positions.len() >= PAGE as usize;
@@ -407,7 +406,7 @@ impl Session {
                 self.mark_read(reference, message_id);
                 return None;
             }
-            Ok(ClientFrame::Send(frame)) => self.send(&reference, *frame),
+            Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
             Ok(ClientFrame::Auth(token)) => self.renew(&token),
             Err(problem) => Err(problem),
         };
@@ -423,14 +422,13 @@ impl Session {
         (self.bad_frames.len() > BAD_FRAMES).then_some(Goodbye::ProtocolError)
     }
 
-    fn send(&self, reference: &Option<String>, frame: crate::messages::SendFrame) -> Result<(), Problem> {
+    fn send(&self, reference: Option<String>, frame: SendFrame) -> Result<(), Problem> {
         if frame.device_id.as_deref().is_some_and(|id| id != "me" && id != self.caller.device_id.as_str()) {
             return Err(Problem::new(403, "not-you", "the socket belongs to another device"));
         }
-        let request = SendRequest::try_from(crate::messages::SendBody::from(frame))?;
+        let request = SendRequest::try_from(SendBody::from(frame))?;
         // The send takes its place here, so that a socket's sends keep their order.
         let sent = self.sockets.messages.send(self.caller.clone(), request);
-        let reference = reference.clone();
         self.answers.push(Box::pin(async move {
             Some(match sent.await {
                 Ok(sent) => ServerFrame::Sent { reference, answer: SentAnswer::from(sent) },
@@ -449,7 +447,7 @@ impl Session {
                 None => others.push(*id),
             }
         }
-        let waited = positions.iter().any(|position| *position <= self.waited);
+        let waited = positions.iter().any(|position| self.waited >= Some(*position));
         let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
         let queue = Arc::clone(&self.sockets.queue);
         self.answers.push(Box::pin(async move {
@@ -497,9 +495,10 @@ impl Session {
     }
 
     fn write(&self, frame: &ServerFrame) {
-        match self.format.encode(frame) {
-            Some(bytes) => self.outbox.push(&bytes, self.format == Format::MessagePack),
-            None => tracing::error!("a frame could not be written"),
+        if let Some(bytes) = self.format.encode(frame) {
+            self.outbox.push(&bytes, self.format == Format::MessagePack);
+        } else {
+            tracing::error!("a frame could not be written");
         }
     }
 }

@@ -54,6 +54,9 @@ async fn run(
     };
     let new_prekeys: Vec<NewPreKey<'_>> = prekeys.into_iter().filter(|key| !known.has(&key.entry)).collect();
     let new_entries: Vec<Entry> = entries.iter().copied().filter(|entry| !known.has(entry)).collect();
+    if let Some(reused) = ledger::repeated(&new_entries) {
+        return Ok(Published::KeyReused(reused.kind, reused.id));
+    }
     let (onetime, kem): (i64, i64) = sqlx::query_as(LEFT).bind(device.0).fetch_one(&mut *tx).await?;
     let added = |kind| new_prekeys.iter().filter(|key| key.entry.kind == kind).count();
     let onetime_count = count(onetime).saturating_add(small(added(KeyKind::OneTime)));

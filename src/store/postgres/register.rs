@@ -52,6 +52,9 @@ async fn run(
         return Ok(Registered::TooManyDevices);
     }
     let entries = entries(new);
+    if let Some(reused) = ledger::repeated(&entries) {
+        return Ok(Registered::KeyReused(reused.kind, reused.id));
+    }
     let known = ledger::known_digests(tx, new.user_id.uuid(), &entries).await?;
     if let Some(reused) = entries.iter().find(|entry| known.contains(entry.digest.as_slice())) {
         return Ok(Registered::KeyReused(reused.kind, reused.id));
