@@ -1,8 +1,7 @@
 //! A device's socket: one owner loop, one writer.
 //!
-//! The session keeps `seen`, the last position it has written or knows to be erased. A live item is pushed only when it
-//! is the next one; otherwise the store is read from `seen` on. So positions are shown in order and without a gap,
-//! whatever the speed of publish and page.
+//! What is written comes from the session's cursor: a live item only when it is the next one, otherwise the store is
+//! read. So positions are shown in order and without a gap, whatever the speed of publish and page.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,6 +19,7 @@ use uuid::Uuid;
 
 use super::{
     Queue,
+    cursor::{Cursor, Step},
     frames::{ClientFrame, Format, ServerFrame, read},
     inbox::{Inbound, Inbox},
     outbox::Outbox,
@@ -36,12 +36,6 @@ use crate::{
     wire::{Id, Time},
 };
 
-/// Positions asked for at a time; keys only.
-const PAGE: u32 = 256;
-
-/// Bodies read at a time, so that a stalled reader holds little memory.
-const BODIES: usize = 16;
-
 /// Requests of one socket that may be answered at the same time; past them nothing more is read.
 const UNANSWERED: usize = 64;
 
@@ -50,9 +44,6 @@ const BAD_FRAMES: usize = 9;
 
 /// The highest number of waiting items that `hello` tells.
 const MOST_PENDING: u32 = 1000;
-
-/// How long a session waits before it asks a store again that could not be asked.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What every session needs.
 pub(super) struct Sockets {
@@ -109,21 +100,7 @@ pub(super) struct Session {
     outbox: Outbox,
     /// When the token ends; none in open mode.
     expires_at: Option<Timestamp>,
-    seen: Position,
-    /// The head when the socket opened, until `queue_drained` has been sent.
-    backlog: Option<Position>,
-    /// The head when the socket opened, once it was read: what lies up to there may lie in the offline queue too.
-    waited: Option<Position>,
-    /// Positions that are left, not yet read.
-    to_read: VecDeque<Position>,
-    /// Up to where `to_read` tells everything.
-    covered: Position,
-    /// Items read, not yet written.
-    ready: VecDeque<(Position, Arc<Item>)>,
-    /// The store may have more than `covered`.
-    behind: bool,
-    /// When a store that could not be asked is asked again.
-    retry_at: Option<Instant>,
+    cursor: Cursor,
     /// Written and not yet acked.
     in_flight: HashMap<MessageId, Position>,
     answers: FuturesUnordered<Answer>,
@@ -150,14 +127,7 @@ impl Session {
             inbox,
             outbox,
             expires_at,
-            seen: Position::START,
-            backlog: None,
-            waited: None,
-            to_read: VecDeque::new(),
-            covered: Position::START,
-            ready: VecDeque::new(),
-            behind: true,
-            retry_at: None,
+            cursor: Cursor::new(),
             in_flight: HashMap::new(),
             answers: FuturesUnordered::new(),
             bad_frames: VecDeque::new(),
@@ -223,7 +193,7 @@ impl Session {
             self.note_stall(room);
             let reading = room && self.answers.len() < UNANSWERED;
             let (deadline, why) = self.next_deadline();
-            let retry = self.retry_at;
+            let retry = self.cursor.retry_at();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Goodbye::GoingAway,
@@ -233,10 +203,7 @@ impl Session {
                 () = self.outbox.moved(), if !room => if self.outbox.is_gone() { return Goodbye::Gone },
                 _ = heartbeat.tick() => self.outbox.ping(),
                 () = sleep_until(deadline) => return why,
-                () = async { match retry { Some(at) => sleep_until(at).await, None => pending().await } } => {
-                    self.retry_at = None;
-                    self.behind = true;
-                }
+                () = async { match retry { Some(at) => sleep_until(at).await, None => pending().await } } => self.cursor.retry(),
             }
         }
     }
@@ -269,62 +236,25 @@ impl Session {
         }
     }
 
-    /// Writes what is left of the mailbox, as far as the peer's window and the outbox have room.
-    async fn advance(&mut self, seat: &Seat) {
-        while self.outbox.has_room()
-            && self.in_flight.len() < self.sockets.in_flight
-            && self.retry_at.is_none()
-        {
-            if let Some((position, item)) = self.ready.pop_front() {
-                self.push(position, &item);
-            } else if let Err(error) = self.fetch().await {
-                tracing::debug!(%error, "a mailbox could not be read; trying again");
-                self.behind = true;
-                self.retry_at = Some(Instant::now() + RETRY);
-            } else if self.ready.is_empty() && self.to_read.is_empty() {
-                self.seen = self.seen.max(self.covered);
-                if self.backlog.is_some_and(|head| head <= self.seen) {
-                    self.backlog = None;
-                    self.write(&ServerFrame::QueueDrained);
-                }
-                if !self.behind {
-                    break;
-                }
-            }
-        }
-        seat.line().set_seen(self.seen);
+    /// Whether another mailbox item may be written.
+    fn takes_more(&self) -> bool {
+        self.outbox.has_room() && self.in_flight.len() < self.sockets.in_flight
     }
 
-    /// Reads the next bodies, or else what is left after `seen`.
-    async fn fetch(&mut self) -> Result<(), StoreError> {
-        let (queue, device) = (Arc::clone(&self.sockets.queue), self.caller.device_no);
-        if !self.to_read.is_empty() {
-            let positions: Vec<_> = self.to_read.iter().copied().take(BODIES).collect();
-            let items = queue.items(device, &positions).await?;
-            self.to_read.drain(..positions.len());
-            self.ready.extend(items);
-            return Ok(());
+    /// Writes what comes next in the mailbox, as far as the peer's window and the outbox have room.
+    async fn advance(&mut self, seat: &Seat) {
+        let queue = Arc::clone(&self.sockets.queue);
+        while self.takes_more() {
+            match self.cursor.next(&queue, self.caller.device_no).await {
+                Some(Step::Item(position, item)) => self.push(position, &item),
+                Some(Step::Drained) => self.write(&ServerFrame::QueueDrained),
+                None => break,
+            }
         }
-        if !self.behind {
-            return Ok(());
-        }
-        let left = queue.left(device, self.seen, PAGE).await?;
-        if self.waited.is_none() {
-            self.waited = Some(left.head);
-            self.backlog = Some(left.head);
-        }
-        self.behind = left.positions.len() >= PAGE as usize;
-        self.covered =
-            if self.behind { left.positions.last().copied().unwrap_or(left.head) } else { left.head };
-        self.to_read = left.positions.into();
-        Ok(())
+        seat.line().set_seen(self.cursor.seen());
     }
 
     fn push(&mut self, position: Position, item: &Item) {
-        if position <= self.seen {
-            return;
-        }
-        self.seen = position;
         if item.expires_at() > self.sockets.queue.clock.now() {
             self.in_flight.insert(item.message_id(), position);
             self.write(&ServerFrame::item(item));
@@ -337,9 +267,13 @@ impl Session {
             Signal::End(End::Deactivated) | Signal::Event(Event::Deactivated) => {
                 return Some(Goodbye::Deactivated);
             }
-            Signal::Behind => self.behind = true,
-            Signal::Event(Event::Item(position, item)) => self.live(position, &item),
-            Signal::Event(Event::Wake(position)) => self.behind |= position > self.seen,
+            Signal::Behind => self.cursor.fall_behind(),
+            Signal::Event(Event::Item(position, item)) => {
+                if self.cursor.take_live(position, self.takes_more()) {
+                    self.push(position, &item);
+                }
+            }
+            Signal::Event(Event::Wake(position)) => self.cursor.hear_of(position),
             Signal::Event(Event::Fleeting(item)) => self.write(&ServerFrame::item(&item)),
             Signal::Event(Event::Receipt(receipt)) => self.write(&ServerFrame::receipt(receipt)),
             Signal::Event(Event::KeysLow(low)) => self.write(&ServerFrame::keys_low(low)),
@@ -347,19 +281,6 @@ impl Session {
             Signal::Event(Event::Replaced(_)) => {}
         }
         None
-    }
-
-    /// Pushes a live item if it is the next one and there is room; else it will be read from the store in its turn.
-    fn live(&mut self, position: Position, item: &Item) {
-        let idle =
-            self.ready.is_empty() && self.to_read.is_empty() && !self.behind && self.retry_at.is_none();
-        let room = self.outbox.has_room() && self.in_flight.len() < self.sockets.in_flight;
-        if idle && room && position == self.seen.next() {
-            self.push(position, item);
-            self.covered = self.seen;
-        } else if position > self.seen {
-            self.behind = true;
-        }
     }
 
     fn read(&mut self, inbound: Option<Inbound>) -> Option<Goodbye> {
@@ -447,7 +368,7 @@ impl Session {
                 None => others.push(*id),
             }
         }
-        let waited = positions.iter().any(|position| self.waited >= Some(*position));
+        let waited = positions.iter().any(|position| self.cursor.had_waited(*position));
         let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
         let queue = Arc::clone(&self.sockets.queue);
         self.answers.push(Box::pin(async move {
