@@ -170,7 +170,7 @@ impl Config {
             host: reader.parsed("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), "an IP address"),
             port: reader.number("PORT", 8091, 0..=65_535),
             workers: reader.number("WORKERS", 0, 0..=1024),
-            log_filter: reader.text("RUST_LOG", "info"),
+            log_filter: reader.text("RUST_LOG", "warn,restante=info"),
             log_format: reader
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
             data_dir: reader.text("DATA_DIR", "./restante-data").into(),

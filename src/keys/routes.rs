@@ -14,7 +14,7 @@ use crate::{
     auth::{Authority, Identity, fresh_secret, fresh_session_id, parse_user, secret_hash},
     config::Config,
     domain::{self, Device, DeviceId, InvalidId, RegistrationId},
-    http::{Body, BodyKind, Problem, RequestBody},
+    http::{Body, BodyKind, Problem, Query, RequestBody},
     store::{NewSession, TakenBundle},
     wire::{B64, Id, Time},
 };
@@ -228,18 +228,14 @@ struct DeviceAnswer {
     registration_id: u16,
     identity_key: B64,
     linked_by: Option<LinkedBy>,
-    /// For the owner only.
-    #[serde(flatten)]
-    own: Option<OwnDevice>,
-}
-
-/// What only the owner sees of a device.
-#[derive(Debug, Serialize, ToSchema)]
-struct OwnDevice {
+    /// For the owner only, like the two below.
+    #[serde(skip_serializing_if = "Option::is_none")]
     device_name: Option<String>,
-    created_at: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<Time>,
     /// By the day.
-    last_seen: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen: Option<Time>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -374,10 +370,10 @@ async fn link_device(
 async fn take_bundle(
     identity: Identity,
     path: web::Path<String>,
-    query: web::Query<BundleQuery>,
+    query: Query<BundleQuery>,
     keys: web::Data<Keys>,
 ) -> Result<impl Responder, Problem> {
-    let device = query.device_id.as_deref().map(device_id).transpose()?;
+    let device = query.0.device_id.as_deref().map(device_id).transpose()?;
     let taken = keys.bundle(identity.user(&path)?, device.as_ref()).await?;
     Ok(web::Json(BundleAnswer::from(taken)))
 }
@@ -624,11 +620,9 @@ impl DeviceAnswer {
             registration_id: device.registration_id.get(),
             identity_key: b64(device.identity_key.as_bytes()),
             linked_by: device.linked_by.map(Into::into),
-            own: owner.then_some(OwnDevice {
-                device_name: device.device_name,
-                created_at: Time(device.created_at),
-                last_seen: Time(device.last_seen),
-            }),
+            device_name: device.device_name.filter(|_| owner),
+            created_at: owner.then_some(Time(device.created_at)),
+            last_seen: owner.then_some(Time(device.last_seen)),
         }
     }
 }

@@ -55,6 +55,11 @@ impl Inbox {
         Self { payload, codec, buffer: BytesMut::new(), limit, discard: 0, fragments: Fragments::None }
     }
 
+    /// The largest message that is taken, in bytes.
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The next thing the peer sent; none when the connection has ended. Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> Option<Inbound> {
         loop {

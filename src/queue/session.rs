@@ -255,6 +255,10 @@ impl Session {
     }
 
     fn push(&mut self, position: Position, item: &Item) {
+        if let Item::Deleted { deletes, .. } = item {
+            // What was deleted need not be acked, and so must not fill the window.
+            self.in_flight.remove(deletes);
+        }
         if item.expires_at() > self.sockets.queue.clock.now() {
             self.in_flight.insert(item.message_id(), position);
             self.write(&ServerFrame::item(item));
@@ -300,7 +304,8 @@ impl Session {
                 None
             }
             Some(Inbound::TooLarge) => {
-                self.refuse(None, &Problem::new(413, "too-large", "the frame is larger than the limit"))
+                let problem = Problem::new(413, "too-large", "the frame is larger than the limit");
+                self.refuse(None, &problem.with("limit", self.inbox.limit()))
             }
             Some(Inbound::Text(_)) if self.format == Format::MessagePack => {
                 self.refuse(None, &Problem::new(400, "bad-frame", "frames of this subprotocol are binary"))
@@ -316,7 +321,7 @@ impl Session {
         let (reference, frame) = read(self.format, bytes);
         let refused = match frame {
             Ok(ClientFrame::Ping) => {
-                self.write(&ServerFrame::Pong);
+                self.write(&ServerFrame::Pong { reference });
                 return None;
             }
             Ok(ClientFrame::Ack(ids)) => {
@@ -328,7 +333,7 @@ impl Session {
                 return None;
             }
             Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
-            Ok(ClientFrame::Auth(token)) => self.renew(&token),
+            Ok(ClientFrame::Auth(token)) => self.renew(reference.as_deref(), &token),
             Err(problem) => Err(problem),
         };
         refused.err().and_then(|problem| self.refuse(reference, &problem))
@@ -400,12 +405,15 @@ impl Session {
     }
 
     /// Goes on with a fresh token of the same device.
-    fn renew(&mut self, token: &str) -> Result<(), Problem> {
+    fn renew(&mut self, reference: Option<&str>, token: &str) -> Result<(), Problem> {
         let claims = self.sockets.authority.claims(token)?;
         if claims.caller.device_no != self.caller.device_no {
             return Err(Problem::new(403, "not-you", "the token belongs to another device"));
         }
         self.expires_at = self.expires_at.map(|_| claims.expires_at);
+        if let Some(reference) = reference {
+            self.write(&ServerFrame::Acked { reference: reference.to_owned() });
+        }
         Ok(())
     }
 
