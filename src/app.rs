@@ -25,7 +25,7 @@ use actix_web::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hkdf::Hkdf;
 use sha2::Sha256;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{task::JoinHandle, time::timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa_actix_web::AppExt;
 
@@ -40,11 +40,14 @@ use crate::{
     keys::Keys,
     messages::{ConversationKey, Messages, SendRules},
     queue::{Queue, routes::SocketFloor},
-    store::{Committed, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
+    store::{self, Committed, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
 };
 
 /// Batches of committed items that may wait for hot delivery.
 const COMMITTED_BATCHES: usize = 256;
+
+/// Bytes of committed items that may be on their way to hot delivery.
+const COMMITTED_BYTES: usize = 64 << 20;
 
 /// How long a silent head of a request is waited for.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -95,7 +98,7 @@ pub struct Relay {
 /// # Errors
 /// A [`StartError`] in words for the operator; nothing is left running.
 pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
-    let (committed, commits) = mpsc::channel(COMMITTED_BATCHES);
+    let (committed, commits) = store::committed(COMMITTED_BATCHES, COMMITTED_BYTES);
     let (store, store_name) = open_store(&config, committed, &clock).await?;
     let sessions = Arc::new(Sessions::default());
     let (engine, engine_name) = open_hot(&config, &sessions)?;
@@ -108,7 +111,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
 
     let (stop_sockets, stop_jobs, jobs) =
         (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-    jobs.spawn(Arc::clone(&switchboard).carry(commits));
+    jobs.spawn(Arc::clone(&switchboard).carry(commits, stop_jobs.clone()));
     jobs.spawn(Arc::clone(&switchboard).tidy(stop_jobs.clone()));
     jobs.spawn(jobs::reconcile(Arc::clone(&store), Arc::clone(&switchboard), stop_jobs.clone()));
     jobs.spawn(jobs::follow_revocations(Arc::clone(&authority), Arc::clone(&switchboard), stop_jobs.clone()));
@@ -173,20 +176,24 @@ impl Relay {
 
     async fn stop(&self) {
         tracing::info!("stopping");
+        let deadline = tokio::time::Instant::now() + self.patience;
         self.health.draining.store(true, Ordering::SeqCst);
         self.stop_sockets.cancel();
-        if timeout(self.patience, self.floor.emptied()).await.is_err() {
+        if timeout_at(deadline, self.floor.emptied()).await.is_err() {
             tracing::warn!("some sockets did not end in time");
         }
-        self.server.stop(true).await;
+        if timeout_at(deadline, self.server.stop(true)).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+        }
+        // Nobody asks any more. What was committed is handed to hot delivery before that closes.
         self.stop_jobs.cancel();
-        if timeout(self.patience, self.health.store.close()).await.is_err() {
-            tracing::warn!("the store did not close in time");
+        self.jobs.close();
+        if timeout_at(deadline, self.jobs.wait()).await.is_err() {
+            tracing::warn!("hot delivery was cut off; the store has everything");
         }
         self.health.switchboard.engine().close().await;
-        self.jobs.close();
-        if timeout(Duration::from_secs(1), self.jobs.wait()).await.is_err() {
-            tracing::debug!("hot delivery was cut off; the store has everything");
+        if timeout_at(deadline, self.health.store.close()).await.is_err() {
+            tracing::warn!("the store did not close in time");
         }
         tracing::info!("stopped");
     }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
@@ -124,14 +125,17 @@ impl Config {
     /// # Errors
     /// All faults at once: values that cannot be, combinations that cannot be, names that look like typos.
     pub fn load() -> Result<Self, Faults> {
+        let bad_line = || Faults(vec![".env holds a line that is not NAME=value".into()]);
         let file = match dotenvy::from_path_iter(".env") {
-            Ok(lines) => lines
-                .collect::<Result<BTreeMap<_, _>, _>>()
-                .map_err(|error| Faults(vec![format!(".env: {error}")]))?,
+            // The error itself quotes the line, and so perhaps a secret.
+            Ok(lines) => lines.collect::<Result<BTreeMap<_, _>, _>>().map_err(|_| bad_line())?,
             Err(error) if error.not_found() => BTreeMap::new(),
-            Err(error) => return Err(Faults(vec![format!(".env: {error}")])),
+            Err(_) => return Err(Faults(vec![".env cannot be read".into()])),
         };
-        Self::from_vars(&file, &std::env::vars().collect())
+        // No setting is anything but text; what else is in the environment is not ours.
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self::from_vars(&file, &std::env::vars_os().filter_map(text).collect())
     }
 
     /// Reads the settings from a file's variables and the environment's, which win.
@@ -219,6 +223,11 @@ impl Config {
             if value.len() > 255 || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
                 faults.push(format!("{name} must be at most 255 visible ASCII characters without a space"));
             }
+        }
+        for origin in self.cors_allowed_origins.iter().filter(|origin| !is_origin(origin)) {
+            faults.push(format!(
+                "CORS_ALLOWED_ORIGINS: {origin} is not an origin such as https://app.example.org"
+            ));
         }
         if self.redis_url.is_some() && self.database_url.is_none() {
             faults.push(
@@ -346,12 +355,21 @@ impl Reader {
         bytes.map(MasterSecret)
     }
 
+    /// Whether Kubernetes set this variable because a service is called like this program.
+    fn is_service_link(&self, name: &str) -> bool {
+        let value = self.vars.get(name).map_or("", String::as_str);
+        name.starts_with("RESTANTE_SERVICE_")
+            || name.starts_with("RESTANTE_PORT_")
+            || (name == "RESTANTE_PORT" && value.contains("://"))
+    }
+
     /// Finds names that were meant to be settings: anything prefixed with the program's name, unknown names in `.env`,
     /// and near misses.
     fn check_names(&mut self, file: &BTreeMap<String, String>) {
         let names: Vec<_> = self.vars.keys().cloned().collect();
         for name in names {
-            if self.known.iter().any(|known| known.name == name) || name.starts_with("RESTANTE_TEST_") {
+            let is_known = self.known.iter().any(|known| known.name == name);
+            if is_known || name.starts_with("RESTANTE_TEST_") || self.is_service_link(&name) {
                 continue;
             }
             let bare = name.strip_prefix("RESTANTE_").unwrap_or(&name);
@@ -367,6 +385,19 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether this is a web origin as browsers write it: scheme, host, perhaps a port, all in lower case.
+fn is_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|host| {
+        !host.is_empty()
+            && host.bytes().all(|byte| {
+                byte.is_ascii_lowercase()
+                    || byte.is_ascii_digit()
+                    || matches!(byte, b'.' | b'-' | b':' | b'[' | b']')
+            })
+    })
 }
 
 /// How many letters must be put in, left out or changed to make one word of another (Levenshtein).

@@ -62,7 +62,7 @@ pub async fn expire(store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: Cancella
     every(EXPIRE_EVERY, stop, "expiry failed", async || {
         loop {
             let done = store.expire(clock.now(), EXPIRE_BATCH).await?;
-            if done.bodies + done.forgotten < EXPIRE_BATCH || stopped.is_cancelled() {
+            if !done.more || stopped.is_cancelled() {
                 return Ok(());
             }
         }

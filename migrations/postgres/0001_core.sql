@@ -128,7 +128,7 @@ CREATE TABLE messages (
 CREATE INDEX messages_conversation ON messages (conversation_id, sequence) WHERE conversation_id IS NOT NULL;
 CREATE INDEX messages_due ON messages (due_at);
 
--- The bodies, until acked, deleted or expired.
+-- The bodies, until acked, deleted or expired. Vacuumed early, so that what was erased does not linger in dead rows.
 CREATE TABLE mailbox_items (
     device_no      bigint NOT NULL,
     position       bigint NOT NULL,
@@ -139,4 +139,4 @@ CREATE TABLE mailbox_items (
     ephemeral_key  bytea,
     body           bytea,
     PRIMARY KEY (device_no, position)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_scale_factor = 0.02);

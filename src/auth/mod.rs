@@ -64,8 +64,8 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Reads which devices were revoked while a token of theirs could still be alive, and returns those that were not
-    /// known yet.
+    /// Reads which devices were revoked while a token of theirs could still be alive, and returns them all: a session
+    /// may have opened in the moment before its device was known to be revoked.
     ///
     /// # Errors
     /// When the store cannot be asked; after 3 s of that every call is answered 503.
@@ -77,8 +77,10 @@ impl Authority {
         let longest = self.tokens.life() + SKEW;
         revoked.devices.retain(|_, learned| learned.elapsed() < longest);
         revoked.read_at = asked_at;
-        let mut is_new = |device: &DeviceNo| revoked.devices.insert(*device, asked_at).is_none();
-        Ok(devices.into_iter().filter(|device| is_new(device)).collect())
+        for device in &devices {
+            revoked.devices.entry(*device).or_insert(asked_at);
+        }
+        Ok(devices)
     }
 
     /// Shuts a device out at once on this node.

@@ -128,6 +128,8 @@ impl Tokens {
         // The injected clock decides about the end, not the machine's.
         rules.validate_exp = false;
         let payload = jsonwebtoken::decode::<Payload>(token, &self.verifying, &rules).ok()?.claims;
+        // A token from before the life was shortened: revocations are remembered for the present life only.
+        let longest = payload.iat.checked_add(i64::try_from(self.life.as_secs()).ok()?)?;
         Some(Claims {
             caller: Caller {
                 user_id: UserId::new(payload.sub.0),
@@ -136,7 +138,7 @@ impl Tokens {
                 device_no: DeviceNo(payload.device_no),
             },
             session: SessionId::new(payload.sid.0),
-            expires_at: Timestamp::from_millis(payload.exp.checked_mul(1000)?),
+            expires_at: Timestamp::from_millis(payload.exp.min(longest).checked_mul(1000)?),
         })
     }
 }

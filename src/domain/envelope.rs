@@ -241,6 +241,15 @@ impl Item {
         }
     }
 
+    /// Whether its sender asked for erasure: such a body is kept in the store alone.
+    #[must_use]
+    pub const fn is_self_destructing(&self) -> bool {
+        match self {
+            Self::Message(message) => message.self_destructing,
+            Self::Deleted { .. } => false,
+        }
+    }
+
     /// Roughly how many bytes the item holds, for bounds.
     #[must_use]
     pub fn weight(&self) -> usize {

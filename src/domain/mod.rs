@@ -3,12 +3,14 @@
 //! Nothing here knows of HTTP, SQL or Redis; time comes in as an argument.
 
 mod addressing;
+mod batch;
 mod clock;
 mod envelope;
 mod ids;
 mod keys;
 
 pub use addressing::{Addressee, Mismatch, address};
+pub use batch::{Batch, Budget};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use envelope::{
     Addressed, Bodies, Caller, Conversation, Delivery, DeviceName, Envelope, EnvelopeType, Item,

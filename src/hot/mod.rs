@@ -108,7 +108,7 @@ pub trait Hot: Send + Sync {
 
     /// Brings committed items to devices that are not connected to this process: as events where some node listens
     /// (as a wake without the body when the item weighs more than 64 KiB), else into the offline queue, a cache of
-    /// bodies for the next drain. Items of one device keep their order.
+    /// bodies for the next drain, unless the body is to be erased early. Items of one device keep their order.
     async fn deliver(&self, deliveries: &[Delivery]) -> Result<(), HotError>;
 
     /// Sends an event to whoever listens for the device, on any node but without this process's own sessions when the

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Doorbell, Event, Hot};
-use crate::domain::{Delivery, DeviceNo, Position};
+use crate::domain::{Batch, Delivery, DeviceNo, Position};
 
 /// Events that may wait for a session. Past them durable ones become "read the store" and live-only ones are dropped.
 const WAITING_EVENTS: usize = 64;
@@ -198,6 +198,23 @@ impl Switchboard {
         }
     }
 
+    /// Drops items of a device's offline queue, because they were erased from the store.
+    pub async fn forget(&self, device: DeviceNo, positions: &[Position]) {
+        if positions.is_empty() {
+            return;
+        }
+        if let Err(error) = self.engine.forget(device, positions).await {
+            tracing::debug!(error = %error.0, "erased bodies stay in the offline queue, where nothing asks for them");
+        }
+    }
+
+    /// Drops everything that waits for a device in its offline queue.
+    pub async fn forget_device(&self, device: DeviceNo) {
+        if let Err(error) = self.engine.forget_device(device).await {
+            tracing::debug!(error = %error.0, "an offline queue is left to its expiry");
+        }
+    }
+
     /// How many sessions are connected here.
     #[must_use]
     pub fn connected(&self) -> usize {
@@ -226,14 +243,20 @@ impl Switchboard {
         self.engine.check().await.is_ok()
     }
 
-    /// Carries committed batches to their devices, in order, until `committed` ends: at once to sessions of this
+    /// Carries committed batches to their devices, in order, until stopped and nothing is left: at once to sessions of this
     /// process, through the engine to the others.
-    pub async fn carry(self: Arc<Self>, mut committed: mpsc::Receiver<Vec<Delivery>>) {
+    pub async fn carry(self: Arc<Self>, mut committed: mpsc::Receiver<Batch>, stop: CancellationToken) {
         let (away, waiting) = mpsc::channel(WAITING_BATCHES);
         let engine = tokio::spawn(deliver_away(Arc::clone(&self.engine), waiting));
-        while let Some(batch) = committed.recv().await {
-            let elsewhere: Vec<_> = batch.into_iter().filter(|delivery| !self.ring(delivery)).collect();
-            if !elsewhere.is_empty() && away.try_send(elsewhere).is_err() {
+        loop {
+            let next = tokio::select! {
+                biased;
+                batch = committed.recv() => batch,
+                () = stop.cancelled() => committed.try_recv().ok(),
+            };
+            let Some(mut batch) = next else { break };
+            batch.deliveries.retain(|delivery| !self.ring(delivery));
+            if !batch.deliveries.is_empty() && away.try_send(batch).is_err() {
                 tracing::debug!("hot state does not keep up; a batch is left to the reconciler");
             }
         }
@@ -274,9 +297,9 @@ impl Switchboard {
     }
 }
 
-async fn deliver_away(engine: Arc<dyn Hot>, mut waiting: mpsc::Receiver<Vec<Delivery>>) {
+async fn deliver_away(engine: Arc<dyn Hot>, mut waiting: mpsc::Receiver<Batch>) {
     while let Some(batch) = waiting.recv().await {
-        if let Err(error) = engine.deliver(&batch).await {
+        if let Err(error) = engine.deliver(&batch.deliveries).await {
             tracing::debug!(error = %error.0, "a batch is left to the reconciler");
         }
     }

@@ -1,11 +1,16 @@
 //! JSON bodies, read up to their limit and parsed strictly.
 
+use std::time::Duration;
+
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header, web};
 use futures_util::{StreamExt, future::LocalBoxFuture};
 use serde::de::DeserializeOwned;
 
 use super::Problem;
 use crate::config::{ClientLimits, Config};
+
+/// How long a body may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which limit holds for a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +55,9 @@ impl<T: RequestBody> FromRequest for Body<T> {
         let payload = payload.take();
         Box::pin(async move {
             checked?;
-            read_json(&read(payload, limit).await?).map(Self)
+            let body = tokio::time::timeout(BODY_TIMEOUT, read(payload, limit)).await;
+            let late = |_| Problem::new(408, "request-timeout", "the body did not come in time");
+            read_json(&body.map_err(late)??).map(Self)
         })
     }
 }

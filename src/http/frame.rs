@@ -69,6 +69,9 @@ fn with_problem<B>(
     let mut response = response.map_body(|_, _| EitherBody::right(BoxBody::new(body)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if status == StatusCode::REQUEST_TIMEOUT {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
@@ -100,8 +103,11 @@ fn open_mode_refusal(request: &ServiceRequest, config: &Config) -> Option<Proble
     let foreign_peer = !request.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let foreign_host = !host.is_some_and(is_loopback_host);
+    // A page can make plain requests without an origin, but cannot hide that it does.
+    let fetched = headers.get("sec-fetch-site").map(|site| site.to_str().unwrap_or_default());
+    let from_page = fetched.is_some_and(|site| !matches!(site, "none" | "same-origin")) && origin.is_none();
     let remote = (proxied || foreign_peer || foreign_host) && !config.auth_open_allow_remote;
-    (strange_origin || remote).then(|| {
+    (strange_origin || from_page || remote).then(|| {
         Problem::new(403, "open-mode-local-only", "AUTH_MODE=open answers direct local requests only")
     })
 }

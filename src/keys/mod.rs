@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
 
 pub use check::{RawPreKey, RawSignedPreKey};
 
@@ -164,24 +165,8 @@ impl Keys {
     /// # Errors
     /// A [`Refusal`]; nothing changed.
     pub async fn register(&self, request: RegistrationRequest) -> Result<(Caller, Timestamp), Refusal> {
-        let identity = check::identity(&request.identity_key)?;
-        self.check_proof(&identity, &request)?;
-        self.check_counts(&request, &identity)?;
-        let (onetime, kem) = (&request.onetime_prekeys, &request.kem_prekeys);
-        let last_resort = request.last_resort_kem_prekey.as_ref();
-        let registration = Registration {
-            user_id: request.user_id,
-            device_id: request.device_id,
-            device_name: request.device_name,
-            registration_id: request.registration_id,
-            identity_key: identity,
-            signed_prekey: check::signed(&identity, "signed_prekey", &request.signed_prekey)?,
-            onetime_prekeys: check::onetime_list(&identity, "onetime_prekeys", onetime)?,
-            kem_prekeys: check::kem_list(&identity, "kem_prekeys", kem, last_resort)?,
-            last_resort_kem_prekey: check_last_resort(&identity, last_resort)?,
-            link_token_hash: request.link_token_hash,
-            session: request.session,
-        };
+        let rules = self.rules();
+        let registration = blocking(move || checked_registration(&rules, request)).await?;
         let positions = Indexes::of(&registration.onetime_prekeys, &registration.kem_prekeys);
         let now = self.clock.now();
         match self.store.register_device(registration, now).await? {
@@ -193,32 +178,9 @@ impl Keys {
         }
     }
 
-    fn check_proof(&self, identity: &IdentityKey, request: &RegistrationRequest) -> Result<(), Refusal> {
-        let Some(proof) = &request.proof else {
-            return if self.proof_required { Err(Refusal::InvalidProof) } else { Ok(()) };
-        };
-        let public_key = &request.signed_prekey.public_key;
-        let statement =
-            signal::register_statement(&self.relay_name, request.user_id, &request.device_id, public_key);
-        let proof = Signature::try_from(&proof[..]).map_err(|_| Refusal::InvalidProof)?;
-        if signal::verify(identity, &statement, &proof) { Ok(()) } else { Err(Refusal::InvalidProof) }
-    }
-
-    fn check_counts(&self, request: &RegistrationRequest, identity: &IdentityKey) -> Result<(), Refusal> {
-        let most = self.limits.max_prekeys;
-        if request.onetime_prekeys.len() < LEAST_PREKEYS {
-            return Err(Refusal::TooFew("onetime_prekeys", LEAST_PREKEYS));
-        }
-        if request.onetime_prekeys.len() > most as usize {
-            return Err(Refusal::TooMany("onetime_prekeys", most));
-        }
-        if request.kem_prekeys.len() > most as usize {
-            return Err(Refusal::TooMany("kem_prekeys", most));
-        }
-        if matches!(identity, IdentityKey::Signal(_)) && request.last_resort_kem_prekey.is_none() {
-            return Err(Refusal::KemRequired);
-        }
-        Ok(())
+    fn rules(&self) -> Rules {
+        let (relay_name, proof_required) = (self.relay_name.clone(), self.proof_required);
+        Rules { relay_name, proof_required, most: self.limits.max_prekeys }
     }
 
     /// Keeps the word of an existing device for a newcomer and returns when the token ends.
@@ -303,15 +265,7 @@ impl Keys {
             return Err(Refusal::TooMany("kem_prekeys", most));
         }
         let lasting = self.store.lasting_keys(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?;
-        let identity = &lasting.identity_key;
-        let last_resort = request.last_resort_kem_prekey.as_ref();
-        let signed = request.signed_prekey.as_ref();
-        let upload = KeyUpload {
-            signed_prekey: signed.map(|raw| check::signed(identity, "signed_prekey", raw)).transpose()?,
-            onetime_prekeys: check::onetime_list(identity, "onetime_prekeys", &request.onetime_prekeys)?,
-            kem_prekeys: check::kem_list(identity, "kem_prekeys", &request.kem_prekeys, last_resort)?,
-            last_resort_kem_prekey: check_last_resort(identity, last_resort)?,
-        };
+        let upload = blocking(move || checked_upload(&lasting.identity_key, &request)).await?;
         let indexes = Indexes::of(&upload.onetime_prekeys, &upload.kem_prekeys);
         let at = self.clock.now();
         match self.store.publish_keys(caller.device_no, upload, at).await? {
@@ -327,22 +281,22 @@ impl Keys {
         }
     }
 
-    /// Deactivates a device of the caller's user and ends its sessions.
+    /// Deactivates a device of the caller's user. To be followed by [`Keys::part`], once the device is shut out here.
     ///
     /// # Errors
     /// A [`Refusal`]; nothing changed.
     pub async fn deactivate(&self, caller: &Caller, target: &DeviceId) -> Result<DeviceNo, Refusal> {
         match self.store.deactivate(caller, target, self.clock.now()).await? {
-            Deactivated::Gone(device) => {
-                self.switchboard.notify(device, Event::Deactivated).await;
-                if let Err(error) = self.switchboard.engine().forget_device(device).await {
-                    tracing::debug!(error = %error.0, "an offline queue is left to its expiry");
-                }
-                Ok(device)
-            }
+            Deactivated::Gone(device) => Ok(device),
             Deactivated::Unknown => Err(Refusal::UnknownDevice),
             Deactivated::NotAllowed => Err(Refusal::NotAllowed),
         }
+    }
+
+    /// Ends the sessions of a deactivated device on every node and drops what hot state holds for it.
+    pub async fn part(&self, device: DeviceNo) {
+        self.switchboard.notify(device, Event::Deactivated).await;
+        self.switchboard.forget_device(device).await;
     }
 
     /// The active devices of a user, oldest first.
@@ -379,6 +333,85 @@ fn check_last_resort(
     raw: Option<&RawSignedPreKey>,
 ) -> Result<Option<crate::domain::SignedPreKey>, Refusal> {
     raw.map(|raw| check::kem(identity, "last_resort_kem_prekey", raw)).transpose()
+}
+
+/// What a registration is held against.
+struct Rules {
+    relay_name: String,
+    proof_required: bool,
+    most: u32,
+}
+
+/// Checks on keys that may run at the same time, the rest waits: they are all CPU.
+static CHECKS: Semaphore = Semaphore::const_new(2);
+
+/// Runs checks of keys where they keep no socket waiting: 200 signatures take tens of milliseconds.
+async fn blocking<T: Send + 'static>(
+    check: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let stopped =
+        |error: Box<dyn std::error::Error + Send + Sync>| Refusal::Store(StoreError::Unavailable(error));
+    let _turn = CHECKS.acquire().await.map_err(|error| stopped(error.into()))?;
+    tokio::task::spawn_blocking(check).await.map_err(|error| stopped(error.into()))?
+}
+
+fn checked_registration(rules: &Rules, request: RegistrationRequest) -> Result<Registration, Refusal> {
+    let identity = check::identity(&request.identity_key)?;
+    check_proof(rules, &identity, &request)?;
+    check_counts(rules.most, &request, &identity)?;
+    let (onetime, kem) = (&request.onetime_prekeys, &request.kem_prekeys);
+    let last_resort = request.last_resort_kem_prekey.as_ref();
+    Ok(Registration {
+        user_id: request.user_id,
+        registration_id: request.registration_id,
+        identity_key: identity,
+        signed_prekey: check::signed(&identity, "signed_prekey", &request.signed_prekey)?,
+        onetime_prekeys: check::onetime_list(&identity, "onetime_prekeys", onetime)?,
+        kem_prekeys: check::kem_list(&identity, "kem_prekeys", kem, last_resort)?,
+        last_resort_kem_prekey: check_last_resort(&identity, last_resort)?,
+        link_token_hash: request.link_token_hash,
+        device_id: request.device_id,
+        device_name: request.device_name,
+        session: request.session,
+    })
+}
+
+fn check_proof(rules: &Rules, identity: &IdentityKey, request: &RegistrationRequest) -> Result<(), Refusal> {
+    let Some(proof) = &request.proof else {
+        return if rules.proof_required { Err(Refusal::InvalidProof) } else { Ok(()) };
+    };
+    let public_key = &request.signed_prekey.public_key;
+    let statement =
+        signal::register_statement(&rules.relay_name, request.user_id, &request.device_id, public_key);
+    let proof = Signature::try_from(&proof[..]).map_err(|_| Refusal::InvalidProof)?;
+    if signal::verify(identity, &statement, &proof) { Ok(()) } else { Err(Refusal::InvalidProof) }
+}
+
+fn check_counts(most: u32, request: &RegistrationRequest, identity: &IdentityKey) -> Result<(), Refusal> {
+    if request.onetime_prekeys.len() < LEAST_PREKEYS {
+        return Err(Refusal::TooFew("onetime_prekeys", LEAST_PREKEYS));
+    }
+    if request.onetime_prekeys.len() > most as usize {
+        return Err(Refusal::TooMany("onetime_prekeys", most));
+    }
+    if request.kem_prekeys.len() > most as usize {
+        return Err(Refusal::TooMany("kem_prekeys", most));
+    }
+    if matches!(identity, IdentityKey::Signal(_)) && request.last_resort_kem_prekey.is_none() {
+        return Err(Refusal::KemRequired);
+    }
+    Ok(())
+}
+
+fn checked_upload(identity: &IdentityKey, request: &UploadRequest) -> Result<KeyUpload, Refusal> {
+    let last_resort = request.last_resort_kem_prekey.as_ref();
+    let signed = request.signed_prekey.as_ref();
+    Ok(KeyUpload {
+        signed_prekey: signed.map(|raw| check::signed(identity, "signed_prekey", raw)).transpose()?,
+        onetime_prekeys: check::onetime_list(identity, "onetime_prekeys", &request.onetime_prekeys)?,
+        kem_prekeys: check::kem_list(identity, "kem_prekeys", &request.kem_prekeys, last_resort)?,
+        last_resort_kem_prekey: check_last_resort(identity, last_resort)?,
+    })
 }
 
 /// Where the ids of an upload stood in their lists, to name the place of a reused one.

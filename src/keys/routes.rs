@@ -472,7 +472,9 @@ async fn deactivate_device(
     let actor = if identity.is_open() { Some(path.1.as_str()) } else { None };
     let caller = identity.act_as(&path.0, actor).await?;
     let target = if path.1 == "me" { caller.device_id.clone() } else { device_id(&path.1)? };
-    authority.revoke(keys.deactivate(&caller, &target).await?);
+    let device = keys.deactivate(&caller, &target).await?;
+    authority.revoke(device);
+    keys.part(device).await;
     Ok(web::Json(Success { success: true }))
 }
 

@@ -16,8 +16,8 @@ pub use send::SendRequest;
 
 use crate::{
     domain::{
-        Caller, Clock, ConversationId, Item, Message, MessageId, Mismatch, Receipt, Sequence, Status,
-        Timestamp, UserId, address,
+        Caller, Clock, Conversation, ConversationId, DeviceNo, Item, Message, MessageId, Mismatch, Position,
+        Receipt, Sequence, Status, Timestamp, UserId, address,
     },
     hot::{Event, ReceiptEvent, Switchboard},
     store::{Accepted, Deleted, HistoryQuery, Mark, Marked, Store, StoreError},
@@ -140,6 +140,7 @@ impl Messages {
         if devices.is_empty() {
             return Err(Refusal::NoDevices);
         }
+        self.check_conversation(&send).await?;
         let addressees: Vec<_> =
             devices.iter().filter(|device| device.device_no != send.sender.device_no).collect();
         let addressed = address(&send.bodies, &addressees).map_err(Refusal::DeviceListMismatch)?;
@@ -166,6 +167,17 @@ impl Messages {
             self.switchboard.notify(addressees[index].device_no, event).await;
         }
         Ok(Sent::Relayed(send.message_id, now))
+    }
+
+    /// A message that is never stored cannot make a conversation, only belong to one of the pair's.
+    async fn check_conversation(&self, send: &crate::domain::Send) -> Result<(), Refusal> {
+        let Conversation::Named(conversation_id) = send.conversation else { return Ok(()) };
+        let latest = self.history(&send.sender, conversation_id, None, 1).await?;
+        let is_theirs = |message: &Message| {
+            [message.sender_id, message.recipient_id].contains(&send.recipient_id)
+                && (send.recipient_id != send.sender.user_id || message.sender_id == message.recipient_id)
+        };
+        if latest.iter().all(is_theirs) { Ok(()) } else { Err(Refusal::UnknownConversation) }
     }
 
     /// A page of a conversation, newest first, as the calling device sees it.
@@ -224,8 +236,9 @@ impl Messages {
     /// # Errors
     /// `UnknownMessage` when the caller has no part in it.
     pub async fn delete_for_me(&self, caller: &Caller, message_id: MessageId) -> Result<(), Refusal> {
-        let known = self.store.delete_for_me(caller.user_id, message_id).await?;
-        if known { Ok(()) } else { Err(Refusal::UnknownMessage) }
+        let places = self.store.delete_for_me(caller.user_id, message_id).await?;
+        self.forget(&places.ok_or(Refusal::UnknownMessage)?).await;
+        Ok(())
     }
 
     /// Erases a message the caller sent, and tells every device it was addressed to.
@@ -234,9 +247,18 @@ impl Messages {
     /// `UnknownMessage` when the caller has no part in it, `NotSender` when it was sent to the caller.
     pub async fn delete_for_everyone(&self, caller: &Caller, message_id: MessageId) -> Result<(), Refusal> {
         match self.store.delete_for_everyone(caller.user_id, message_id, self.clock.now()).await? {
-            Deleted::Deleted => Ok(()),
+            Deleted::Deleted(places) => {
+                self.forget(&places).await;
+                Ok(())
+            }
             Deleted::NotSender => Err(Refusal::NotSender),
             Deleted::Unknown => Err(Refusal::UnknownMessage),
+        }
+    }
+
+    async fn forget(&self, places: &[(DeviceNo, Position)]) {
+        for (device, position) in places {
+            self.switchboard.forget(*device, &[*position]).await;
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The socket's frames, in JSON and in MessagePack. proto-docs/websocket.md describes every one.
 
+use std::io::Cursor;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -42,12 +44,17 @@ impl Format {
         match self {
             Self::Json => read_json(bytes),
             Self::MessagePack => {
-                let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
-                serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+                let mut reader = rmp_serde::Deserializer::new(Cursor::new(bytes));
+                let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
                     let field = error.path().to_string();
                     let told: String = error.inner().to_string().chars().take(200).collect();
                     Problem::bad_field(&field, told)
-                })
+                })?;
+                let read = usize::try_from(reader.position()).unwrap_or(usize::MAX);
+                if read == bytes.len() {
+                    return Ok(value);
+                }
+                Err(Problem::new(400, "bad-frame", "something follows the MessagePack value"))
             }
         }
     }
@@ -83,7 +90,7 @@ pub(super) enum ServerFrame {
         last_resort_used: bool,
     },
     Sent {
-        #[serde(rename = "ref")]
+        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
         #[serde(flatten)]
         answer: SentAnswer,
@@ -177,6 +184,7 @@ struct AckFrame {
     _type: String,
     #[serde(rename = "ref")]
     _reference: Option<String>,
+    #[serde(default)]
     message_ids: Vec<Id>,
 }
 

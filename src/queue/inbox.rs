@@ -9,6 +9,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio_util::codec::Decoder;
 
+/// The longest frame that is thrown away rather than ending the conversation, in bytes.
+const MOST_DISCARDED: u64 = 16 << 20;
+
 /// Something a peer sent.
 #[derive(Debug)]
 pub(super) enum Inbound {
@@ -75,7 +78,7 @@ impl Inbox {
 
     fn take(&mut self) -> Result<Option<Inbound>, ProtocolError> {
         loop {
-            if self.discard_oversized() {
+            if self.discard_oversized()? {
                 return Ok(Some(Inbound::TooLarge));
             }
             if self.discard > 0 {
@@ -88,20 +91,22 @@ impl Inbox {
         }
     }
 
-    /// Throws away what has come of an oversized frame; true when its end was reached.
-    fn discard_oversized(&mut self) -> bool {
+    /// Throws away what has come of an oversized frame; true when its end was reached. A part of a message that is
+    /// oversized by itself ends the conversation, because the codec would lose count of the parts.
+    fn discard_oversized(&mut self) -> Result<bool, ProtocolError> {
         if self.discard == 0 {
-            self.discard = announced(&self.buffer)
-                .filter(|(_, length)| *length > self.limit as u64)
-                .map_or(0, |(head, length)| head + length);
-            if self.discard == 0 {
-                return false;
+            let Some(frame) = announced(&self.buffer).filter(|frame| frame.length > self.limit as u64) else {
+                return Ok(false);
+            };
+            if frame.is_part || frame.length > MOST_DISCARDED {
+                return Err(ProtocolError::Overflow);
             }
+            self.discard = frame.head + frame.length;
         }
         let here = usize::try_from(self.discard).unwrap_or(usize::MAX).min(self.buffer.len());
         self.buffer.advance(here);
         self.discard -= here as u64;
-        self.discard == 0
+        Ok(self.discard == 0)
     }
 
     fn whole(&mut self, frame: Frame) -> Option<Inbound> {
@@ -148,27 +153,41 @@ impl Inbox {
     }
 }
 
-/// How long the head of the frame at the start of `buffer` is and how much it announces, once that can be told.
-fn announced(buffer: &[u8]) -> Option<(u64, u64)> {
-    let second = *buffer.get(1)?;
+/// What the head of a frame announces.
+#[derive(Debug, PartialEq, Eq)]
+struct Announced {
+    head: u64,
+    length: u64,
+    /// Whether the frame is a part of a longer message.
+    is_part: bool,
+}
+
+/// What the head of the frame at the start of `buffer` announces, once that can be told.
+fn announced(buffer: &[u8]) -> Option<Announced> {
+    let (first, second) = (*buffer.first()?, *buffer.get(1)?);
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
-    match second & 0x7f {
-        126 => Some((4 + mask, u64::from(u16::from_be_bytes(buffer.get(2..4)?.try_into().ok()?)))),
-        127 => Some((10 + mask, u64::from_be_bytes(buffer.get(2..10)?.try_into().ok()?) & (u64::MAX >> 1))),
-        short => Some((2 + mask, u64::from(short))),
-    }
+    let is_part = first & 0x80 == 0 || first & 0x0f == 0;
+    let (head, length) = match second & 0x7f {
+        126 => (4 + mask, u64::from(u16::from_be_bytes(buffer.get(2..4)?.try_into().ok()?))),
+        127 => (10 + mask, u64::from_be_bytes(buffer.get(2..10)?.try_into().ok()?)),
+        short => (2 + mask, u64::from(short)),
+    };
+    Some(Announced { head, length, is_part })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::announced;
+    use super::*;
 
     #[test]
     fn the_announced_length_is_read_as_soon_as_it_can_be_told() {
+        let whole = |head, length| Some(Announced { head, length, is_part: false });
         assert_eq!(announced(&[0x81]), None);
-        assert_eq!(announced(&[0x81, 0x85]), Some((6, 5)));
+        assert_eq!(announced(&[0x81, 0x85]), whole(6, 5));
         assert_eq!(announced(&[0x82, 0xfe, 1]), None);
-        assert_eq!(announced(&[0x82, 0xfe, 1, 0]), Some((8, 256)));
-        assert_eq!(announced(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0]), Some((14, 1 << 32)));
+        assert_eq!(announced(&[0x82, 0xfe, 1, 0]), whole(8, 256));
+        assert_eq!(announced(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0]), whole(14, 1 << 32));
+        assert_eq!(announced(&[0x02, 0x85]), Some(Announced { head: 6, length: 5, is_part: true }));
+        assert_eq!(announced(&[0x80, 0x85]), Some(Announced { head: 6, length: 5, is_part: true }));
     }
 }

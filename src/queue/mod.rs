@@ -36,29 +36,36 @@ impl Queue {
         self.store.mailbox_left(device, after, limit, self.clock.now()).await
     }
 
-    /// The items at positions that the store said are left, ascending: from the offline queue where it has them, else
-    /// from the store. What was erased meanwhile is left out.
+    /// The items that the store has just said are left, ascending: from the offline queue where it has them, else from
+    /// the store. To be asked at once after [`Queue::left`], because the offline queue does not know what was erased.
     ///
     /// # Errors
     /// When the store cannot be asked.
     pub async fn items(
         &self,
         device: DeviceNo,
-        positions: &[Position],
+        left: &Left,
     ) -> Result<Vec<(Position, Arc<Item>)>, StoreError> {
-        let now = self.clock.now();
-        let mut found: HashMap<_, _> = self.cached(device, positions).await;
-        found.retain(|_, item| item.expires_at() > now);
+        let (now, positions) = (self.clock.now(), left.positions());
+        if positions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut found = self.cached(device, &positions).await;
+        // The store alone knows what lies at a position: a cache may be older than a store that was restored.
+        for (position, id) in &left.items {
+            let is_right = |item: &Arc<Item>| item.message_id() == *id && item.expires_at() > now;
+            if found.get(position).is_some_and(|item| !is_right(item)) {
+                found.remove(position);
+            }
+        }
         let missing: Vec<_> =
             positions.iter().copied().filter(|position| !found.contains_key(position)).collect();
         if !missing.is_empty() {
             let stored = self.store.mailbox_items(device, &missing, now).await?;
             found.extend(stored.into_iter().map(|(position, item)| (position, Arc::new(item))));
         }
-        Ok(positions
-            .iter()
-            .filter_map(|position| found.remove(position).map(|item| (*position, item)))
-            .collect())
+        let item = |position: &Position| found.remove(position).map(|item| (*position, item));
+        Ok(positions.iter().filter_map(item).collect())
     }
 
     async fn cached(&self, device: DeviceNo, positions: &[Position]) -> HashMap<Position, Arc<Item>> {
@@ -71,23 +78,19 @@ impl Queue {
         }
     }
 
-    /// Erases items; they take their place now, and are erased when the future is ready. `waited` tells whether they
+    /// Erases items; they take their place now, and are erased when the future is ready. `waited` are those of them that
     /// may lie in the offline queue.
     pub fn ack(
         self: &Arc<Self>,
         device: DeviceNo,
         positions: Vec<Position>,
-        waited: bool,
+        waited: Vec<Position>,
     ) -> BoxFuture<'static, Result<u32, StoreError>> {
-        let erased = self.store.ack(device, positions.clone());
+        let erased = self.store.ack(device, positions);
         let queue = Arc::clone(self);
         Box::pin(async move {
             let removed = erased.await?;
-            if waited
-                && let Err(HotError(error)) = queue.switchboard.engine().forget(device, &positions).await
-            {
-                tracing::debug!(%error, "acked bodies stay in the offline queue, where nothing asks for them");
-            }
+            queue.switchboard.forget(device, &waited).await;
             Ok(removed)
         })
     }
@@ -101,6 +104,6 @@ impl Queue {
         if positions.is_empty() {
             return Ok(0);
         }
-        self.ack(device, positions, true).await
+        self.ack(device, positions.clone(), positions).await
     }
 }

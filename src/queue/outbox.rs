@@ -70,6 +70,13 @@ impl Outbox {
         self.put(payload, OpCode::Pong);
     }
 
+    /// Drops what waits, for a peer that has no right to it any more.
+    pub(super) fn clear(&self) {
+        let mut state = self.shared.lock();
+        state.frames.clear();
+        state.bytes = 0;
+    }
+
     /// Puts a close frame, after which nothing follows.
     pub(super) fn close(&self, code: u16, reason: &str) {
         let mut frame = BytesMut::new();

@@ -99,9 +99,13 @@ async fn read_queue(
     }
     let after = Position(query.0.after.unwrap_or(0).max(0));
     let left = queue.left(caller.device_no, after, limit).await?;
-    let items = queue.items(caller.device_no, &left.positions).await?;
-    let more = left.positions.len() == limit as usize;
-    let last = if more { left.positions.last().copied().unwrap_or(left.head) } else { left.head.max(after) };
+    let items = queue.items(caller.device_no, &left).await?;
+    let more = left.items.len() == limit as usize;
+    let last = if more {
+        left.items.last().map_or(left.head, |(position, _)| *position)
+    } else {
+        left.head.max(after)
+    };
     let (mut messages, mut notices) = (Vec::new(), Vec::new());
     for (_, item) in &items {
         match item.as_ref() {

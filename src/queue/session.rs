@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     Queue,
-    cursor::{Cursor, Step},
+    cursor::Cursor,
     frames::{ClientFrame, Format, ServerFrame, read},
     inbox::{Inbound, Inbox},
     outbox::Outbox,
@@ -90,6 +90,14 @@ impl Goodbye {
 /// What a request became, to be written when it is ready.
 type Answer = LocalBoxFuture<'static, Option<ServerFrame>>;
 
+/// An item that was written.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    position: Position,
+    /// Whether it was read, and so may lie in the offline queue.
+    waited: bool,
+}
+
 /// A connected device.
 pub(super) struct Session {
     sockets: Arc<Sockets>,
@@ -102,7 +110,7 @@ pub(super) struct Session {
     expires_at: Option<Timestamp>,
     cursor: Cursor,
     /// Written and not yet acked.
-    in_flight: HashMap<MessageId, Position>,
+    in_flight: HashMap<MessageId, Written>,
     answers: FuturesUnordered<Answer>,
     bad_frames: VecDeque<Instant>,
     heard_at: Instant,
@@ -119,10 +127,12 @@ impl Session {
         inbox: Inbox,
         outbox: Outbox,
     ) -> Self {
+        // Ordered by time, so that of two sockets that open at the same moment the later replaces the earlier.
+        let id = MessageId::fresh(sockets.queue.clock.now()).uuid();
         Self {
             sockets,
             caller,
-            id: Uuid::new_v4(),
+            id,
             format,
             inbox,
             outbox,
@@ -141,7 +151,9 @@ impl Session {
         // Listening comes before reading, so that nothing falls between.
         let seat = self.sockets.queue.switchboard.clone().open(self.caller.device_no, self.id).await;
         let goodbye = match self.greet().await {
-            Ok(()) => self.serve(&seat).await,
+            Ok(true) => self.serve(&seat).await,
+            // The device was deactivated between its token's check and its seat.
+            Ok(false) => Goodbye::Deactivated,
             Err(error) => {
                 tracing::debug!(%error, "a socket could not be opened");
                 Goodbye::TryAgain
@@ -153,15 +165,20 @@ impl Session {
                 self.write_all(answer.as_ref());
             }
         }
+        if matches!(goodbye, Goodbye::Deactivated | Goodbye::TokenExpired | Goodbye::Replaced) {
+            self.outbox.clear();
+        }
         match goodbye.frame() {
             Some((code, reason)) => self.outbox.close(code, reason),
             None => self.outbox.finish(None),
         }
     }
 
-    async fn greet(&mut self) -> Result<(), StoreError> {
+    /// Greets the device. False when it is not active any more.
+    async fn greet(&mut self) -> Result<bool, StoreError> {
         let queue = Arc::clone(&self.sockets.queue);
         let (device, now) = (self.caller.device_no, queue.clock.now());
+        let Some(stats) = queue.store.key_stats(device).await? else { return Ok(false) };
         let pending = queue.store.mailbox_count(device, MOST_PENDING, now).await?;
         queue.store.note_seen(device, now).await?;
         self.write(&ServerFrame::Hello {
@@ -170,16 +187,14 @@ impl Session {
             server_time: Time(now),
             pending,
         });
-        if let Some(stats) = queue.store.key_stats(device).await?
-            && stats.unused_prekeys < LOW
-        {
+        if stats.unused_prekeys < LOW {
             self.write(&ServerFrame::keys_low(KeysLow {
                 onetime_prekeys: stats.unused_prekeys,
                 kem_prekeys: stats.kem_prekeys,
                 last_resort_used: stats.last_resort_used,
             }));
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn serve(&mut self, seat: &Seat) -> Goodbye {
@@ -188,11 +203,17 @@ impl Session {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.sockets.stop.clone();
         loop {
+            // One busy socket must not keep its thread from the others.
+            tokio::task::consume_budget().await;
             self.advance(seat).await;
             let room = self.outbox.has_room();
-            self.note_stall(room);
             let reading = room && self.answers.len() < UNANSWERED;
+            self.note_stall(room, reading);
             let (deadline, why) = self.next_deadline();
+            // Looked at here too: a peer that never stops talking must not keep the timer from being heard.
+            if deadline <= Instant::now() {
+                return why;
+            }
             let retry = self.cursor.retry_at();
             tokio::select! {
                 biased;
@@ -224,14 +245,14 @@ impl Session {
         next
     }
 
-    fn note_stall(&mut self, room: bool) {
+    fn note_stall(&mut self, room: bool, reading: bool) {
         if room {
             self.stalled_since = None;
         } else if self.stalled_since.is_none() {
             self.stalled_since = Some(Instant::now());
         }
-        if !room {
-            // What cannot be heard for lack of room does not count as silence.
+        if !reading {
+            // What is not listened to does not count as silence.
             self.heard_at = Instant::now();
         }
     }
@@ -245,22 +266,26 @@ impl Session {
     async fn advance(&mut self, seat: &Seat) {
         let queue = Arc::clone(&self.sockets.queue);
         while self.takes_more() {
-            match self.cursor.next(&queue, self.caller.device_no).await {
-                Some(Step::Item(position, item)) => self.push(position, &item),
-                Some(Step::Drained) => self.write(&ServerFrame::QueueDrained),
-                None => break,
-            }
+            let room = self.sockets.in_flight - self.in_flight.len();
+            let Some((position, item)) = self.cursor.next(&queue, self.caller.device_no, room).await else {
+                break;
+            };
+            self.push(Written { position, waited: true }, &item);
+        }
+        self.cursor.let_go();
+        if self.cursor.is_drained() {
+            self.write(&ServerFrame::QueueDrained);
         }
         seat.line().set_seen(self.cursor.seen());
     }
 
-    fn push(&mut self, position: Position, item: &Item) {
+    fn push(&mut self, written: Written, item: &Item) {
         if let Item::Deleted { deletes, .. } = item {
             // What was deleted need not be acked, and so must not fill the window.
             self.in_flight.remove(deletes);
         }
         if item.expires_at() > self.sockets.queue.clock.now() {
-            self.in_flight.insert(item.message_id(), position);
+            self.in_flight.insert(item.message_id(), written);
             self.write(&ServerFrame::item(item));
         }
     }
@@ -274,13 +299,13 @@ impl Session {
             Signal::Behind => self.cursor.fall_behind(),
             Signal::Event(Event::Item(position, item)) => {
                 if self.cursor.take_live(position, self.takes_more()) {
-                    self.push(position, &item);
+                    self.push(Written { position, waited: false }, &item);
                 }
             }
             Signal::Event(Event::Wake(position)) => self.cursor.hear_of(position),
-            Signal::Event(Event::Fleeting(item)) => self.write(&ServerFrame::item(&item)),
-            Signal::Event(Event::Receipt(receipt)) => self.write(&ServerFrame::receipt(receipt)),
-            Signal::Event(Event::KeysLow(low)) => self.write(&ServerFrame::keys_low(low)),
+            Signal::Event(Event::Fleeting(item)) => self.write_live(&ServerFrame::item(&item)),
+            Signal::Event(Event::Receipt(receipt)) => self.write_live(&ServerFrame::receipt(receipt)),
+            Signal::Event(Event::KeysLow(low)) => self.write_live(&ServerFrame::keys_low(low)),
             // The line has settled already which session yields.
             Signal::Event(Event::Replaced(_)) => {}
         }
@@ -366,14 +391,16 @@ impl Session {
 
     fn ack(&mut self, reference: Option<String>, ids: &[MessageId]) {
         let (queue, device) = (Arc::clone(&self.sockets.queue), self.caller.device_no);
-        let (mut positions, mut others) = (Vec::new(), Vec::new());
+        let (mut positions, mut waited, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for id in ids {
             match self.in_flight.remove(id) {
-                Some(position) => positions.push(position),
+                Some(written) => {
+                    positions.push(written.position);
+                    waited.extend(Some(written.position).filter(|_| written.waited));
+                }
                 None => others.push(*id),
             }
         }
-        let waited = positions.iter().any(|position| self.cursor.had_waited(*position));
         let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
         let queue = Arc::clone(&self.sockets.queue);
         self.answers.push(Box::pin(async move {
@@ -419,6 +446,13 @@ impl Session {
 
     fn write_all(&self, frame: Option<&ServerFrame>) {
         if let Some(frame) = frame {
+            self.write(frame);
+        }
+    }
+
+    /// Writes what is live only, and so is dropped when the peer does not keep up.
+    fn write_live(&self, frame: &ServerFrame) {
+        if self.outbox.has_room() {
             self.write(frame);
         }
     }

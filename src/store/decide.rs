@@ -139,11 +139,13 @@ pub(super) fn decide(batch: &[Send], mut snapshot: Snapshot, now: Timestamp, lim
 
 /// Where a counted mailbox is far from every limit, remembers until when it need not be counted again.
 fn refresh_spare(snapshot: &mut Snapshot, limits: Limits, changed: &mut BTreeSet<DeviceNo>) {
-    let smallest = limits.mailbox_items_per_sender.min(limits.mailbox_items);
     for mailbox in snapshot.mailboxes.values_mut().flatten() {
         let Some(counts) = snapshot.counts.get(&mailbox.device_no) else { continue };
         let total: u32 = counts.values().sum();
-        let spare = Position(mailbox.head.0 + i64::from(smallest.saturating_sub(total)));
+        let busiest = counts.values().copied().max().unwrap_or(0);
+        let room = limits.mailbox_items.saturating_sub(total);
+        let room = room.min(limits.mailbox_items_per_sender.saturating_sub(busiest));
+        let spare = Position(mailbox.head.0 + i64::from(room));
         if spare != mailbox.spare {
             mailbox.spare = spare;
             changed.insert(mailbox.device_no);

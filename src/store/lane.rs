@@ -1,11 +1,12 @@
 //! Combining: while one batch is being committed the next one gathers, without a waiting window.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::StoreError;
@@ -97,10 +98,16 @@ where
     O: Send + 'static,
 {
     let mut gathered = Vec::with_capacity(size);
+    let mut patience = PATIENCE;
     while waiting.recv_many(&mut gathered, size).await > 0 {
         let (items, answers): (Vec<_>, Vec<_>) =
             gathered.drain(..).map(|entry| (entry.item, (entry.answer, entry.room))).unzip();
-        let outcomes = commit_all(&items, &commit).await;
+        // A panic must not end the lane for everybody who comes later.
+        let committed = AssertUnwindSafe(commit_all(&items, patience, &commit)).catch_unwind().await;
+        let outcomes = committed.unwrap_or_else(|_| given_up(items.len(), "a batch panicked"));
+        // After a batch that was given up the next ones are tried once: everybody waited long enough.
+        let all_failed = outcomes.iter().all(Result::is_err);
+        patience = if all_failed { Duration::ZERO } else { PATIENCE };
         for ((answer, room), outcome) in answers.into_iter().zip(outcomes) {
             // The asker may have gone; its item is committed all the same.
             drop(answer.send(outcome));
@@ -109,36 +116,60 @@ where
     }
 }
 
+fn given_up<O>(items: usize, why: &str) -> Vec<Result<O, StoreError>> {
+    (0..items).map(|_| Err(StoreError::Unavailable(why.into()))).collect()
+}
+
 async fn commit_all<I: Send + Sync, O>(
     items: &[I],
+    patience: Duration,
     commit: &impl Commit<I, O>,
 ) -> Vec<Result<O, StoreError>> {
-    match persist(items, commit).await {
+    match persist(items, patience, commit).await {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-        Err(fault) if items.len() > 1 && is_about_items(&fault) => {
-            let mut outcomes = Vec::with_capacity(items.len());
-            for item in items.chunks(1) {
-                outcomes.push(match persist(item, commit).await {
-                    Ok(mut one) => one.pop().ok_or(StoreError::Overloaded),
-                    Err(fault) => Err(StoreError::Unavailable(fault.into())),
-                });
-            }
-            outcomes
-        }
+        Err(fault) if items.len() > 1 && is_about_items(&fault) => one_by_one(items, patience, commit).await,
         Err(fault) => {
             tracing::warn!(error = %root(&fault), items = items.len(), "a batch was given up");
-            items.iter().map(|_| Err(StoreError::Unavailable(fault.to_string().into()))).collect()
+            given_up(items.len(), "the batch was given up")
         }
     }
 }
 
+/// Commits the items of a refused batch each by itself and in order, until the engine itself fails.
+async fn one_by_one<I: Send + Sync, O>(
+    items: &[I],
+    patience: Duration,
+    commit: &impl Commit<I, O>,
+) -> Vec<Result<O, StoreError>> {
+    let mut outcomes = Vec::with_capacity(items.len());
+    for item in items.chunks(1) {
+        match persist(item, patience, commit).await {
+            Ok(one) => outcomes.extend(one.into_iter().map(Ok)),
+            Err(fault) => {
+                let engine_failed = !is_about_items(&fault);
+                outcomes.push(Err(StoreError::Unavailable(fault.into())));
+                if engine_failed {
+                    break;
+                }
+            }
+        }
+    }
+    let left = items.len().saturating_sub(outcomes.len());
+    outcomes.extend(given_up(left, "the batch was given up"));
+    outcomes
+}
+
 /// Commits a batch, again and again while the fault may pass.
-async fn persist<I: Send + Sync, O>(items: &[I], commit: &impl Commit<I, O>) -> Result<Vec<O>, Fault> {
+async fn persist<I: Send + Sync, O>(
+    items: &[I],
+    patience: Duration,
+    commit: &impl Commit<I, O>,
+) -> Result<Vec<O>, Fault> {
     let began = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {
         match commit.commit(items).await {
-            Err(Fault::Transient(_)) if began.elapsed() < PATIENCE => tokio::time::sleep(pause).await,
+            Err(Fault::Transient(_)) if began.elapsed() < patience => tokio::time::sleep(pause).await,
             decided => return decided,
         }
         pause = (pause * 3).min(Duration::from_secs(1));

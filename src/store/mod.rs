@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
 
 pub use crate::domain::Mismatch;
 use crate::domain::{
-    Bundle, Caller, ConversationId, Delivery, Device, DeviceId, DeviceNo, IdentityKey, Item, KeyId, KeyKind,
-    KeyStats, LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt, RegistrationId,
-    Send, Sequence, SessionId, SignedPreKey, Timestamp, UserId,
+    Batch, Budget, Bundle, Caller, ConversationId, Delivery, Device, DeviceId, DeviceNo, IdentityKey, Item,
+    KeyId, KeyKind, KeyStats, LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt,
+    RegistrationId, Send, Sequence, SessionId, SignedPreKey, Timestamp, UserId,
 };
 
 /// The store could not do what was asked.
@@ -35,9 +36,33 @@ pub enum StoreError {
     Overloaded,
 }
 
-/// Where an engine puts what it has committed, batch by batch in commit order, for hot delivery. The channel is
-/// bounded: when it is full the batch is dropped from hot delivery and counted, and the reconciler delivers it.
-pub type Committed = tokio::sync::mpsc::Sender<Vec<Delivery>>;
+/// Where an engine puts what it has committed, batch by batch in commit order, for hot delivery. Bounded in batches and
+/// in bytes: past that a batch is dropped from hot delivery, and the reconciler delivers it.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    batches: mpsc::Sender<Batch>,
+    budget: Budget,
+}
+
+/// A way for committed batches: where engines put them, and where hot delivery takes them from.
+#[must_use]
+pub fn committed(batches: usize, bytes: usize) -> (Committed, mpsc::Receiver<Batch>) {
+    let (sender, receiver) = mpsc::channel(batches);
+    (Committed { batches: sender, budget: Budget::new(bytes) }, receiver)
+}
+
+impl Committed {
+    /// Hands over what was committed.
+    fn hand_over(&self, deliveries: Vec<Delivery>) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let handed = self.budget.batch(deliveries).is_some_and(|batch| self.batches.try_send(batch).is_ok());
+        if !handed {
+            tracing::debug!("hot delivery does not keep up; a committed batch is left to the reconciler");
+        }
+    }
+}
 
 /// The limits that acts enforce.
 #[derive(Debug, Clone, Copy)]
@@ -210,10 +235,18 @@ pub enum Accepted {
 /// Which positions of a mailbox are left after a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
-    /// The positions, ascending, at most as many as asked for; expired ones are left out.
-    pub positions: Vec<Position>,
+    /// The positions, ascending, and whose they are; at most as many as asked for; expired ones are left out.
+    pub items: Vec<(Position, MessageId)>,
     /// The last position given in this mailbox, as of the same moment.
     pub head: Position,
+}
+
+impl Left {
+    /// The positions alone.
+    #[must_use]
+    pub fn positions(&self) -> Vec<Position> {
+        self.items.iter().map(|(position, _)| *position).collect()
+    }
 }
 
 /// A page of a conversation's history.
@@ -254,10 +287,11 @@ pub struct Marked {
 }
 
 /// What became of a deletion for everyone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deleted {
-    /// No body is left, and each recipient device finds a notice; now, or since an earlier call.
-    Deleted,
+    /// No body is left, and each recipient device finds a notice; now, or since an earlier call. These are the places
+    /// where bodies were put, for whoever caches them.
+    Deleted(Vec<(DeviceNo, Position)>),
     /// The caller is the recipient, who may only delete for itself.
     NotSender,
     /// There is no such message, or it is not the caller's to see.
@@ -271,6 +305,8 @@ pub struct Expired {
     pub bodies: u32,
     /// Messages, link tokens, sessions and revocations that were forgotten.
     pub forgotten: u32,
+    /// Whether there may be more to do.
+    pub more: bool,
 }
 
 /// The durable store. See the module's text for what holds for every act.
@@ -391,12 +427,18 @@ pub trait Store: std::marker::Send + Sync {
         now: Timestamp,
     ) -> Result<Option<Marked>, StoreError>;
 
-    /// Hides a message from a user's history and erases what is left of it in that user's mailboxes; may be repeated.
-    /// False when the user has no part in such a message.
-    async fn delete_for_me(&self, user: UserId, message: MessageId) -> Result<bool, StoreError>;
+    /// Hides a message from a user's history and erases what is left of it in that user's mailboxes, where it then
+    /// counts as lost; may be repeated. Returns the places where bodies were put for that user, for whoever caches them;
+    /// none when the user has no part in such a message.
+    async fn delete_for_me(
+        &self,
+        user: UserId,
+        message: MessageId,
+    ) -> Result<Option<Vec<(DeviceNo, Position)>>, StoreError>;
 
     /// Erases the bodies left of a message and puts a notice into the mailbox of every active device it was addressed
-    /// to, in one act; may be repeated, without a second notice.
+    /// to, in one act; may be repeated, without a second notice. A mailbox that is full although nothing was erased in it
+    /// gets none.
     async fn delete_for_everyone(
         &self,
         sender: UserId,

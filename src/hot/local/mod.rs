@@ -135,7 +135,8 @@ impl Hot for LocalHot {
         let mut state = self.hub.state();
         for delivery in deliveries {
             let device = delivery.device_no;
-            if !state.ring(self.node, device, &Event::about(delivery)) {
+            let heard = state.ring(self.node, device, &Event::about(delivery));
+            if !heard && !delivery.item.is_self_destructing() {
                 state.cache.keep(device, delivery.position, Arc::clone(&delivery.item));
             }
         }

@@ -145,7 +145,9 @@ impl Hot for RedisHot {
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(batch_length(rest));
             let unheard = self.publish(batch).await?;
-            self.keep(&unheard).await?;
+            // A body that is to be erased early lies in the store alone.
+            let lasting: Vec<_> = unheard.into_iter().filter(|it| !it.item.is_self_destructing()).collect();
+            self.keep(&lasting).await?;
             rest = later;
         }
         Ok(())

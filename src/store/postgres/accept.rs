@@ -11,14 +11,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    fault::classify,
+    fault::{classify, in_time},
     rows::{device_id, device_number, device_numbers, digest, moment, registration_id, uuids},
     write_batch,
 };
 use crate::{
     domain::{
-        Clock, Conversation, ConversationId, Delivery, DeviceNo, MessageId, Position, Receipt, Send,
-        Sequence, UserId,
+        Clock, Conversation, ConversationId, DeviceNo, MessageId, Position, Receipt, Send, Sequence, UserId,
     },
     store::{
         Accepted, Committed, Limits,
@@ -58,7 +57,7 @@ pub(super) struct Accept {
 
 impl Commit<Send, Accepted> for Accept {
     fn commit<'a>(&'a self, batch: &'a [Send]) -> BoxFuture<'a, Result<Vec<Accepted>, Fault>> {
-        Box::pin(async move { self.run(batch).await.map_err(classify) })
+        Box::pin(async move { in_time(self.run(batch)).await.map_err(classify) })
     }
 }
 
@@ -69,22 +68,8 @@ impl Accept {
         let verdict = decide::decide(batch, snapshot, self.clock.now(), self.limits);
         write_batch::write(&mut tx, verdict.writes).await?;
         tx.commit().await?;
-        hand_over(&self.committed, verdict.deliveries);
+        self.committed.hand_over(verdict.deliveries);
         Ok(verdict.outcomes)
-    }
-}
-
-/// Hands what was committed to hot delivery, which may drop it: the reconciler delivers it then.
-pub(super) fn hand_over(committed: &Committed, deliveries: Vec<Delivery>) {
-    if deliveries.is_empty() {
-        return;
-    }
-    if let Err(error) = committed.try_send(deliveries) {
-        let reason = match error {
-            tokio::sync::mpsc::error::TrySendError::Full(_) => "full",
-            tokio::sync::mpsc::error::TrySendError::Closed(_) => "closed",
-        };
-        tracing::warn!(reason, "a committed batch was left to the reconciler");
     }
 }
 

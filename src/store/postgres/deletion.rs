@@ -11,7 +11,11 @@ use crate::{
     store::{Deleted, Limits},
 };
 
-pub(super) async fn for_me(pool: &PgPool, user: UserId, message: MessageId) -> Result<bool, Error> {
+pub(super) async fn for_me(
+    pool: &PgPool,
+    user: UserId,
+    message: MessageId,
+) -> Result<Option<Vec<(DeviceNo, Position)>>, Error> {
     let mut tx = pool.begin().await?;
     let row: Option<AddressedRow> = sqlx::query_as(
         "UPDATE messages SET hidden_from_sender = hidden_from_sender OR sender_id = $2, \
@@ -23,12 +27,19 @@ pub(super) async fn for_me(pool: &PgPool, user: UserId, message: MessageId) -> R
     .bind(user.uuid())
     .fetch_optional(&mut *tx)
     .await?;
-    let Some(row) = row else { return Ok(false) };
-    if row.recipient_id == user.uuid() {
-        erase(&mut tx, &row.places).await?;
+    let Some(row) = row else { return Ok(None) };
+    if row.recipient_id != user.uuid() {
+        tx.commit().await?;
+        return Ok(Some(Vec::new()));
+    }
+    if !erase(&mut tx, &row.places).await?.is_empty() {
+        sqlx::query("UPDATE messages SET lost = true WHERE message_id = $1")
+            .bind(message.uuid())
+            .execute(&mut *tx)
+            .await?;
     }
     tx.commit().await?;
-    Ok(true)
+    Ok(Some(row.places.iter().collect()))
 }
 
 #[derive(FromRow)]
@@ -61,18 +72,20 @@ pub(super) async fn for_everyone(
     let Some(current) = addressed(&mut tx, message, true).await? else {
         return Ok((Deleted::Unknown, Vec::new()));
     };
+    let places = current.places.iter().collect();
     if current.deleted {
-        return Ok((Deleted::Deleted, Vec::new()));
+        return Ok((Deleted::Deleted(places), Vec::new()));
     }
     sqlx::query("UPDATE messages SET deleted = true WHERE message_id = $1")
         .bind(message.uuid())
         .execute(&mut *tx)
         .await?;
-    erase(&mut tx, &current.places).await?;
+    let erased = erase(&mut tx, &current.places).await?;
+    let heads = with_room(&mut tx, heads, &erased, limits).await?;
     let notice = Notice::new(message, limits, now);
     let deliveries = notice.post(&mut tx, &current, &heads, now).await?;
     tx.commit().await?;
-    Ok((Deleted::Deleted, deliveries))
+    Ok((Deleted::Deleted(places), deliveries))
 }
 
 async fn addressed(
@@ -100,11 +113,33 @@ async fn lock_heads(tx: &mut PgConnection, devices: &[i64]) -> Result<Vec<(Devic
     Ok(rows.into_iter().map(|(device, head)| (DeviceNo(device), Position(head))).collect())
 }
 
-/// Erases the items at these places.
-async fn erase(tx: &mut PgConnection, places: &Places) -> Result<(), Error> {
+/// Erases the items at these places and tells in which mailboxes there were some.
+async fn erase(tx: &mut PgConnection, places: &Places) -> Result<Vec<DeviceNo>, Error> {
     let places = Places::sorted(places.iter());
-    sqlx::query(super::ack::ERASE).bind(places.device_nos).bind(places.positions).execute(tx).await?;
-    Ok(())
+    let rows: Vec<(i64, i64)> = sqlx::query_as(super::ack::ERASE)
+        .bind(places.device_nos)
+        .bind(places.positions)
+        .fetch_all(tx)
+        .await?;
+    Ok(rows.into_iter().map(|(device, _)| DeviceNo(device)).collect())
+}
+
+/// The mailboxes in which a notice takes the place of a body, or that are not full.
+async fn with_room(
+    tx: &mut PgConnection,
+    mut heads: Vec<(DeviceNo, Position)>,
+    erased: &[DeviceNo],
+    limits: Limits,
+) -> Result<Vec<(DeviceNo, Position)>, Error> {
+    let full: Vec<i64> = sqlx::query_scalar(
+        "SELECT device_no FROM mailbox_items WHERE device_no = ANY($1) GROUP BY device_no HAVING count(*) >= $2",
+    )
+    .bind(heads.iter().map(|(device, _)| device.0).collect::<Vec<_>>())
+    .bind(i64::from(limits.mailbox_items))
+    .fetch_all(tx)
+    .await?;
+    heads.retain(|(device, _)| erased.contains(device) || !full.contains(&device.0));
+    Ok(heads)
 }
 
 /// Tells a device that a message is gone.
@@ -116,14 +151,7 @@ struct Notice {
 
 impl Notice {
     fn new(deletes: MessageId, limits: Limits, now: Timestamp) -> Self {
-        let seconds = u64::try_from(now.seconds()).unwrap_or(0);
-        let nanos = u32::try_from(now.millis().rem_euclid(1000)).unwrap_or(0) * 1_000_000;
-        let made = uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos);
-        Self {
-            message_id: MessageId::new(Uuid::new_v7(made)),
-            deletes,
-            expires_at: now.plus(limits.notice_life),
-        }
+        Self { message_id: MessageId::fresh(now), deletes, expires_at: now.plus(limits.notice_life) }
     }
 
     /// Puts the notice behind the last item of each of these mailboxes, whose rows are locked.

@@ -91,7 +91,7 @@ pub(super) async fn deactivate(
     let Some(device) = active_device(&mut tx, by.user_id, target).await? else {
         return Ok(Deactivated::Unknown);
     };
-    if by.device_no > device && !is_trusted(&mut tx, by, now).await? {
+    if !may_end(&mut tx, by, device, now).await? {
         return Ok(Deactivated::NotAllowed);
     }
     end(&mut tx, device, now).await?;
@@ -114,15 +114,22 @@ async fn active_device(
     Ok(found.map(DeviceNo))
 }
 
-/// Whether the caller was registered long enough ago to end devices older than itself.
-async fn is_trusted(tx: &mut PgConnection, by: &Caller, now: Timestamp) -> Result<bool, Error> {
-    let created: Option<OffsetDateTime> =
-        sqlx::query_scalar("SELECT created_at FROM devices WHERE device_no = $1 AND user_id = $2")
-            .bind(by.device_no.0)
-            .bind(by.user_id.uuid())
-            .fetch_optional(tx)
-            .await?;
-    Ok(created.is_some_and(|created| moment(created) <= now.minus(PROBATION)))
+/// Whether the caller may end this device of its user: itself, a younger one, or any once it is no newcomer. A caller
+/// that was ended itself may end nobody.
+async fn may_end(
+    tx: &mut PgConnection,
+    by: &Caller,
+    device: DeviceNo,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let created: Option<OffsetDateTime> = sqlx::query_scalar(
+        "SELECT created_at FROM devices WHERE device_no = $1 AND user_id = $2 AND deactivated_at IS NULL",
+    )
+    .bind(by.device_no.0)
+    .bind(by.user_id.uuid())
+    .fetch_optional(tx)
+    .await?;
+    Ok(created.is_some_and(|created| by.device_no <= device || moment(created) <= now.minus(PROBATION)))
 }
 
 /// What belongs to one incarnation, erased in the order in which acts lock.

@@ -57,7 +57,8 @@ pub(super) async fn messages(pool: &PgPool, now: Timestamp, limit: u32) -> Resul
     let forgotten = forget(&mut tx, &old).await?;
     postpone(&mut tx, &kept, &erased).await?;
     tx.commit().await?;
-    Ok(Expired { bodies: u32::try_from(erased.len()).unwrap_or(u32::MAX), forgotten })
+    let more = due.len() >= limit as usize;
+    Ok(Expired { bodies: u32::try_from(erased.len()).unwrap_or(u32::MAX), forgotten, more })
 }
 
 /// Erases what is left of these messages in any mailbox, and tells of which there was something.

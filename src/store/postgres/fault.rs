@@ -9,6 +9,9 @@ use crate::store::{StoreError, lane::Fault};
 /// Attempts at a plain act before its error is given out.
 const ATTEMPTS: u32 = 4;
 
+/// How long an act may take: an engine that is cut off silently would keep it for ever.
+const SILENCE: Duration = Duration::from_secs(12);
+
 /// When an act may be run again by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
@@ -25,7 +28,7 @@ where
 {
     let mut pause = Duration::from_millis(5);
     for _ in 1..ATTEMPTS {
-        match act().await {
+        match in_time(act()).await {
             Err(error) if was_undone(&error) => tokio::time::sleep(pause).await,
             Err(error) if repeat == Repeat::Always && lost_connection(&error) => {
                 tokio::time::sleep(pause).await;
@@ -34,7 +37,12 @@ where
         }
         pause *= 4;
     }
-    act().await.map_err(unavailable)
+    in_time(act()).await.map_err(unavailable)
+}
+
+/// An act, given up when the engine says nothing for longer than it lets any statement run.
+pub(super) async fn in_time<T>(act: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(SILENCE, act).await.unwrap_or(Err(Error::PoolTimedOut))
 }
 
 /// Whether a batch of a lane may be run again as it is. A unique violation may: the other node's commit that caused it

@@ -22,6 +22,9 @@ pub(crate) const HEADS: &str =
 pub(crate) const LEFT: &str = "\
     SELECT m.head, ARRAY(SELECT i.position FROM mailbox_items i \
         WHERE i.device_no = m.device_no AND i.position > $2 AND i.expires_at > $3 \
+        ORDER BY i.position LIMIT $4), \
+    ARRAY(SELECT i.message_id FROM mailbox_items i \
+        WHERE i.device_no = m.device_no AND i.position > $2 AND i.expires_at > $3 \
         ORDER BY i.position LIMIT $4) \
     FROM mailboxes m WHERE m.device_no = $1";
 
@@ -57,15 +60,16 @@ pub(super) async fn left(
     limit: u32,
     now: Timestamp,
 ) -> Result<Left, Error> {
-    let row: Option<(i64, Vec<i64>)> = sqlx::query_as(LEFT)
+    let row: Option<(i64, Vec<i64>, Vec<Uuid>)> = sqlx::query_as(LEFT)
         .bind(device.0)
         .bind(after.0)
         .bind(at(now))
         .bind(i64::from(limit))
         .fetch_optional(pool)
         .await?;
-    let (head, positions) = row.unwrap_or_default();
-    Ok(Left { positions: positions.into_iter().map(Position).collect(), head: Position(head) })
+    let (head, positions, ids) = row.unwrap_or_default();
+    let item = |(position, id)| (Position(position), MessageId::new(id));
+    Ok(Left { items: positions.into_iter().zip(ids).map(item).collect(), head: Position(head) })
 }
 
 pub(super) async fn waiting(

@@ -225,7 +225,11 @@ impl Store for PostgresStore {
         attempt(Repeat::Always, || history::mark(&self.pool, recipient, message, mark, now)).await
     }
 
-    async fn delete_for_me(&self, user: UserId, message: MessageId) -> Result<bool, StoreError> {
+    async fn delete_for_me(
+        &self,
+        user: UserId,
+        message: MessageId,
+    ) -> Result<Option<Vec<(DeviceNo, Position)>>, StoreError> {
         attempt(Repeat::Always, || deletion::for_me(&self.pool, user, message)).await
     }
 
@@ -237,13 +241,15 @@ impl Store for PostgresStore {
     ) -> Result<Deleted, StoreError> {
         let act = || deletion::for_everyone(&self.pool, self.limits, sender, message, now);
         let (deleted, deliveries) = attempt(Repeat::Always, act).await?;
-        accept::hand_over(&self.committed, deliveries);
+        self.committed.hand_over(deliveries);
         Ok(deleted)
     }
 
     async fn expire(&self, now: Timestamp, limit: u32) -> Result<Expired, StoreError> {
         let mut expired = attempt(Repeat::Always, || expiry::messages(&self.pool, now, limit)).await?;
-        expired.forgotten += attempt(Repeat::Always, || expiry::the_rest(&self.pool, now, limit)).await?;
+        let rest = attempt(Repeat::Always, || expiry::the_rest(&self.pool, now, limit)).await?;
+        expired.forgotten = expired.forgotten.saturating_add(rest);
+        expired.more |= rest >= limit;
         Ok(expired)
     }
 

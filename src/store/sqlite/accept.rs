@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, QueryBuilder, Row as _, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
-use super::{BEGIN, ROWS_AT_ONCE, emit, rows};
+use super::{BEGIN, ROWS_AT_ONCE, rows};
 use crate::{
     domain::{
         Clock, Conversation, ConversationId, DeviceNo, MessageId, Position, Receipt, Send, Sequence, UserId,
@@ -44,7 +44,7 @@ impl Acceptance {
         write(&mut tx, &verdict.writes).await?;
         tx.commit().await?;
         // The writer is still held: what is emitted follows the order of commits.
-        emit(&self.committed, verdict.deliveries);
+        self.committed.hand_over(verdict.deliveries);
         Ok(verdict.outcomes)
     }
 }

@@ -1,9 +1,8 @@
 //! Deleting messages, for oneself and for everyone.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
-use uuid::{NoContext, Uuid};
 
 use super::{accept::erase, rows};
 use crate::{
@@ -45,7 +44,7 @@ pub(super) async fn delete_for_me(
     tx: &mut SqliteConnection,
     user: UserId,
     message: MessageId,
-) -> Result<bool, sqlx::Error> {
+) -> Result<Option<Vec<(DeviceNo, Position)>>, sqlx::Error> {
     let hidden = sqlx::query(
         "UPDATE messages SET hidden_from_sender = hidden_from_sender OR sender_id = ?2, \
          hidden_from_recipient = hidden_from_recipient OR recipient_id = ?2 \
@@ -56,13 +55,19 @@ pub(super) async fn delete_for_me(
     .execute(&mut *tx)
     .await?;
     if hidden.rows_affected() == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     // Every place of a message lies in a mailbox of its recipient.
-    if let Some(target) = find(tx, message).await?.filter(|target| target.recipient == user) {
-        erase(tx, target.places).await?;
+    let Some(target) = find(tx, message).await?.filter(|target| target.recipient == user) else {
+        return Ok(Some(Vec::new()));
+    };
+    if !erase(tx, target.places.iter().copied()).await?.is_empty() {
+        sqlx::query("UPDATE messages SET lost = 1 WHERE message_id = ?")
+            .bind(message.uuid())
+            .execute(tx)
+            .await?;
     }
-    Ok(true)
+    Ok(Some(target.places))
 }
 
 pub(super) async fn delete_for_everyone(
@@ -79,28 +84,36 @@ pub(super) async fn delete_for_everyone(
         return refused(if seen { Deleted::NotSender } else { Deleted::Unknown });
     }
     if target.deleted {
-        return refused(Deleted::Deleted);
+        return refused(Deleted::Deleted(target.places));
     }
     sqlx::query("UPDATE messages SET deleted = 1 WHERE message_id = ?")
         .bind(message.uuid())
         .execute(&mut *tx)
         .await?;
-    erase(tx, target.places.iter().copied()).await?;
-    let deliveries = give_notice(tx, &target, limits, now).await?;
-    Ok((Deleted::Deleted, deliveries))
+    let erased: HashSet<_> =
+        erase(tx, target.places.iter().copied()).await?.into_keys().map(|(device, _)| device).collect();
+    let deliveries = give_notice(tx, &target, &erased, limits, now).await?;
+    Ok((Deleted::Deleted(target.places), deliveries))
 }
 
-/// Puts a notice into every mailbox that the message was put into and that still exists, full or not: a notice takes
-/// the place of a message.
+/// Puts a notice into every mailbox that the message was put into and that still exists, unless it is full and nothing
+/// was erased in it: then a notice would not take the place of a body.
 async fn give_notice(
     tx: &mut SqliteConnection,
     target: &Target,
+    erased: &HashSet<DeviceNo>,
     limits: Limits,
     now: Timestamp,
 ) -> Result<Vec<Delivery>, sqlx::Error> {
-    let notice = MessageId::new(new_id(now));
+    let notice = MessageId::fresh(now);
     let expires_at = now.plus(limits.notice_life);
-    let addressed = rows::numbers(target.places.iter().map(|(device, _)| device.0));
+    let mut addressed = Vec::new();
+    for (device, _) in &target.places {
+        if erased.contains(device) || count(tx, *device).await? < i64::from(limits.mailbox_items) {
+            addressed.push(device.0);
+        }
+    }
+    let addressed = rows::numbers(addressed.into_iter());
     let mut places: Vec<(DeviceNo, Position)> = sqlx::query(
         "UPDATE mailboxes SET head = head + 1 WHERE device_no IN (SELECT value FROM json_each(?)) \
          RETURNING device_no, head",
@@ -143,8 +156,9 @@ async fn give_notice(
     Ok(places.into_iter().map(delivery).collect())
 }
 
-fn new_id(now: Timestamp) -> Uuid {
-    let seconds = u64::try_from(now.seconds()).unwrap_or_default();
-    let millis = u32::try_from(now.millis().rem_euclid(1000)).unwrap_or_default();
-    Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, millis * 1_000_000))
+async fn count(tx: &mut SqliteConnection, device: DeviceNo) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT count(*) FROM mailbox_items WHERE device_no = ?")
+        .bind(device.0)
+        .fetch_one(tx)
+        .await
 }

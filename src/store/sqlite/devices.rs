@@ -83,7 +83,7 @@ async fn erase_keys(tx: &mut SqliteConnection, device: DeviceNo, now: Timestamp)
     sqlx::query(
         "UPDATE devices SET deactivated_at = ?, signed_prekey_id = NULL, signed_prekey = NULL, \
          signed_prekey_signature = NULL, signed_prekey_at = NULL, last_resort_id = NULL, \
-         last_resort = NULL, last_resort_signature = NULL WHERE device_no = ?",
+         last_resort = NULL, last_resort_signature = NULL, device_name = NULL WHERE device_no = ?",
     )
     .bind(now.millis())
     .bind(device.0)

@@ -26,12 +26,12 @@ impl Due {
     }
 }
 
-/// Does one round; also says whether it found less than it might have done.
+/// Does one round.
 pub(super) async fn expire(
     tx: &mut SqliteConnection,
     now: Timestamp,
     limit: u32,
-) -> Result<(Expired, bool), sqlx::Error> {
+) -> Result<Expired, sqlx::Error> {
     let due = due(tx, now, limit).await?;
     let erased = erase(tx, due.iter().flat_map(|message| message.places.iter().copied())).await?;
     let erased: HashSet<Uuid> = erased.into_values().map(MessageId::uuid).collect();
@@ -41,7 +41,7 @@ pub(super) async fn expire(
 
     let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let mut room = limit.saturating_sub(number(due.len()));
-    let mut expired = Expired { bodies: number(erased.len()), forgotten: number(over.len()) };
+    let mut expired = Expired { bodies: number(erased.len()), forgotten: number(over.len()), more: false };
     for (forget, ended) in [
         (
             "DELETE FROM link_tokens WHERE rowid IN (SELECT rowid FROM link_tokens \
@@ -64,7 +64,8 @@ pub(super) async fn expire(
         expired.forgotten = expired.forgotten.saturating_add(gone);
         room = room.saturating_sub(gone);
     }
-    Ok((expired, room > 0))
+    expired.more = room == 0;
+    Ok(expired)
 }
 
 async fn due(tx: &mut SqliteConnection, now: Timestamp, limit: u32) -> Result<Vec<Due>, sqlx::Error> {

@@ -48,7 +48,7 @@ pub(super) async fn left(
 ) -> Result<Left, sqlx::Error> {
     // One statement, one moment: an item committed in between must not be passed over by a newer head.
     let found = sqlx::query(
-        "SELECT b.head, i.position FROM mailboxes b LEFT JOIN mailbox_items i \
+        "SELECT b.head, i.position, i.message_id FROM mailboxes b LEFT JOIN mailbox_items i \
          ON i.device_no = b.device_no AND i.position > ? AND i.expires_at > ? \
          WHERE b.device_no = ? ORDER BY i.position LIMIT ?",
     )
@@ -58,12 +58,14 @@ pub(super) async fn left(
     .bind(i64::from(limit.max(1)))
     .fetch_all(conn)
     .await?;
-    let mut left = Left { positions: Vec::with_capacity(found.len()), head: Position::START };
+    let mut left = Left { items: Vec::with_capacity(found.len()), head: Position::START };
     for row in found {
         left.head = rows::position(&row, "head")?;
-        left.positions.extend(row.try_get::<Option<i64>, _>("position")?.map(Position));
+        if let (Some(position), Some(id)) = (row.try_get("position")?, row.try_get("message_id")?) {
+            left.items.push((Position(position), MessageId::new(id)));
+        }
     }
-    left.positions.truncate(limit as usize);
+    left.items.truncate(limit as usize);
     Ok(left)
 }
 

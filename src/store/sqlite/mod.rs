@@ -101,7 +101,7 @@ impl SqliteStore {
             let mut tx = writer.begin_with(BEGIN).await?;
             let (outcome, deliveries) = act(&mut tx).await?;
             tx.commit().await?;
-            emit(&committed, deliveries);
+            committed.hand_over(deliveries);
             Ok::<_, sqlx::Error>(outcome)
         };
         match tokio::spawn(run).await {
@@ -139,16 +139,6 @@ impl SqliteStore {
 
 fn unavailable(error: impl Into<Box<dyn std::error::Error + std::marker::Send + Sync>>) -> StoreError {
     StoreError::Unavailable(error.into())
-}
-
-/// Hands a batch to hot delivery. There it may be lost: the reconciler finds what the store holds.
-fn emit(committed: &Committed, deliveries: Vec<Delivery>) {
-    if deliveries.is_empty() {
-        return;
-    }
-    if let Err(refused) = committed.try_send(deliveries) {
-        tracing::debug!(error = %refused, "a batch is left to the reconciler");
-    }
 }
 
 /// Roughly how many bytes a send holds.
@@ -290,7 +280,11 @@ impl Store for SqliteStore {
         self.write(move |tx| history::mark(tx, recipient, message, mark, now).boxed()).await
     }
 
-    async fn delete_for_me(&self, user: UserId, message: MessageId) -> Result<bool, StoreError> {
+    async fn delete_for_me(
+        &self,
+        user: UserId,
+        message: MessageId,
+    ) -> Result<Option<Vec<(DeviceNo, Position)>>, StoreError> {
         self.write(move |tx| delete::delete_for_me(tx, user, message).boxed()).await
     }
 
@@ -306,8 +300,8 @@ impl Store for SqliteStore {
     }
 
     async fn expire(&self, now: Timestamp, limit: u32) -> Result<Expired, StoreError> {
-        let (expired, is_done) = self.write(move |tx| expire::expire(tx, now, limit).boxed()).await?;
-        if is_done {
+        let expired = self.write(move |tx| expire::expire(tx, now, limit).boxed()).await?;
+        if !expired.more {
             self.checkpoint().await?;
         }
         Ok(expired)
