@@ -1,5 +1,8 @@
 //! One integration binary: the promises of the relay, tried over both engines of each seam.
 
+#![expect(unreachable_pub, reason = "a test binary has no public face")]
+
+mod harness;
 mod hot;
 mod store;
 mod support;

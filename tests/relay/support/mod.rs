@@ -1,4 +1,12 @@
-//! What tests share: engines to try the promises on, and the mothers of the objects they are tried with.
+//! What tests share: engines and relays to try the promises on, clients that speak to them, and the mothers of the
+//! objects they are tried with.
 
+pub mod client;
+pub mod crypto;
+pub mod database;
 pub mod engine;
 pub mod mothers;
+pub mod packed;
+pub mod process;
+pub mod relay;
+pub mod socket;
