@@ -10,3 +10,4 @@ pub mod packed;
 pub mod process;
 pub mod relay;
 pub mod socket;
+pub mod wait;
