@@ -38,6 +38,9 @@ on_both_backends! {
     a_relinked_device_inherits_nothing,
     a_young_device_cannot_end_an_older_one,
     me_stands_for_the_caller,
+    device_numbers_are_used_up_before_they_return,
+    racing_registrations_of_a_user_have_one_winner,
+    an_owner_hears_when_its_keys_run_low,
 }
 
 const ODD_MINUTES: &[(&str, &str)] = &[("ACCESS_TOKEN_TTL_SECONDS", "86400")];
@@ -647,4 +650,51 @@ async fn two_nodes_never_give_the_same_prekey() {
     let ids: BTreeSet<_> = bundles.iter().filter_map(|bundle| bundle["onetime_prekey_id"].as_u64()).collect();
     assert_eq!(ids.len(), 50);
     backend.finish().await;
+}
+
+async fn device_numbers_are_used_up_before_they_return(backend: &Backend) {
+    let relay = backend.relay(&[("MAX_DEVICES", "3")]).await;
+    let phone = Device::registered(&relay, Kind::Ed25519).await;
+    let laptop = phone.linked("laptop").await;
+    let tablet = phone.linked("tablet").await;
+    assert_eq!((laptop.device_number, tablet.device_number), (2, 3));
+    let mut watch = Device::of(&relay.url(), phone.user_id, "watch", Kind::Ed25519);
+    let mut body = watch.registration();
+    body["link_token"] = phone.vouch_for(&watch).await.is(201)["link_token"].clone();
+    watch.register(&body).await.refused(409, "too-many-devices");
+    phone.deactivate(&laptop).await.is(200);
+    let watch = phone.linked("watch").await;
+    assert_eq!(watch.device_number, 4, "2 was used before");
+}
+
+async fn racing_registrations_of_a_user_have_one_winner(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let user = Uuid::new_v4();
+    let register = async |device: &str| {
+        let mut device = Device::of(&relay.url(), user, device, Kind::Ed25519);
+        let body = device.registration();
+        device.register(&body).await
+    };
+    let names = ["one", "two", "three", "four", "five", "six"];
+    let answers = futures_util::future::join_all(names.map(register)).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1, "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| answer.status == 201 || answer.code() == "link-required"),
+        "{answers:?}"
+    );
+}
+
+async fn an_owner_hears_when_its_keys_run_low(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let alice = Device::registered(&relay, Kind::Signal).await;
+    let bob = Device::registered(&relay, Kind::Signal).await;
+    bob.bundle(&alice).await.is(200);
+    let mut socket = Socket::open(&alice).await;
+    bob.bundle(&alice).await.is(200);
+    let told = socket.expect("keys_low").await;
+    assert_eq!((&told["last_resort_used"], &told["kem_prekeys"]), (&json!(true), &json!(0)));
+    for _ in 0..29 {
+        bob.bundle(&alice).await.is(200);
+    }
+    socket.expect_where("keys_low", |frame| frame["onetime_prekeys"] == 19).await;
 }

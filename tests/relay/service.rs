@@ -4,17 +4,19 @@ use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
+use tokio_tungstenite::tungstenite;
 
 use crate::support::{
     client::{Answer, Device, Kind, opaque_send},
     process::{self, RelayProcess},
     relay::{Backend, TestRelay, on_both_backends},
-    socket::Socket,
+    socket::{Door, Format, Socket},
     wait,
 };
 
@@ -213,6 +215,41 @@ async fn without_its_store_the_relay_is_not_ready_and_says_so() {
     })
     .await;
     alice.send_opaque(alice.user_id).await;
+    backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_relay_says_so_and_gives_its_last_answers() {
+    let Some(backend) = Backend::production().await else { return };
+    let relay = backend.relay(&[("SHUTDOWN_TIMEOUT", "30")]).await;
+    let alice = Device::registered(&relay, Kind::Ed25519).await;
+    let mut socket = Socket::open(&alice).await;
+    let mut blocking = PgConnection::connect(&backend.database().unwrap().url()).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE messages").execute(&mut blocking).await.unwrap();
+    let mut send = opaque_send(alice.user_id);
+    (send["type"], send["ref"]) = (json!("send"), json!("last"));
+    socket.send(&send).await;
+    socket.send(&json!({ "type": "ping" })).await;
+    socket.expect("pong").await;
+
+    let asks = async {
+        let draining = wait_for_status(&relay, 503).await;
+        draining.refused(503, "draining");
+        get(&relay, "/health/live").await.is(200);
+        let refused = Socket::connect(&alice, Format::Json, Door::Header).await.err().unwrap();
+        assert!(matches!(refused, tungstenite::Error::Http(answer) if answer.status() == 503));
+        sqlx::raw_sql("COMMIT").execute(&mut blocking).await.unwrap();
+        let sent = socket.expect("sent").await;
+        assert_eq!(socket.closed().await, Some(1001));
+        sent
+    };
+    let ((), sent) = tokio::join!(relay.stop(), asks);
+    let again = backend.relay(&[]).await;
+    let mut alice = alice;
+    alice.base = again.url();
+    let history = alice.history(&sent["conversation_id"], "").await.is(200);
+    assert_eq!(history["messages"][0]["message_id"], sent["message_id"]);
+    blocking.close().await.unwrap();
     backend.finish().await;
 }
 
