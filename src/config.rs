@@ -170,7 +170,7 @@ impl Config {
             host: reader.parsed("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), "an IP address"),
             port: reader.number("PORT", 8091, 0..=65_535),
             workers: reader.number("WORKERS", 0, 0..=1024),
-            log_filter: reader.text("RUST_LOG", "info"),
+            log_filter: reader.text("RUST_LOG", "warn,restante=info"),
             log_format: reader
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
             data_dir: reader.text("DATA_DIR", "./restante-data").into(),
@@ -214,6 +214,12 @@ impl Config {
     }
 
     fn check_combinations(&self, faults: &mut Vec<String>) {
+        for (name, value) in [("RELAY_NAME", &self.relay_name), ("REDIS_PREFIX", &self.redis_prefix)] {
+            // Both become parts of longer texts, where an odd byte could make two of them look like one.
+            if value.len() > 255 || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+                faults.push(format!("{name} must be at most 255 visible ASCII characters without a space"));
+            }
+        }
         if self.redis_url.is_some() && self.database_url.is_none() {
             faults.push(
                 "REDIS_URL is set without DATABASE_URL: Redis serves several nodes, which need Postgres"

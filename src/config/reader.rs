@@ -38,14 +38,9 @@ impl Reader {
         })
     }
 
-    pub(super) fn number<T: TryFrom<u64>>(
-        &mut self,
-        name: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> T
+    pub(super) fn number<T>(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> T
     where
-        T: Default,
+        T: TryFrom<u64> + Default,
     {
         let value = self.value(name, default.to_string());
         let number = match value.map(|value| value.parse::<u64>()) {

@@ -105,7 +105,7 @@ pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let field = error.path().to_string();
         // The parser takes a number where a word must stand for broken JSON.
         let is_json = error.inner().is_data() || serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
-        if is_json { shape_problem(&field, error.inner()) } else { broken(error.inner()) }
+        if is_json { json_problem(&field, error.inner()) } else { broken(error.inner()) }
     })?;
     json.end().map_err(|_| Problem::new(400, "bad-json", "something follows the JSON value"))?;
     Ok(value)
@@ -116,22 +116,22 @@ fn broken(error: &serde_json::Error) -> Problem {
     Problem::new(400, "bad-json", detail)
 }
 
-fn shape_problem(field: &str, error: &serde_json::Error) -> Problem {
+fn json_problem(field: &str, error: &serde_json::Error) -> Problem {
     let told = error.to_string();
-    let why = told.rsplit_once(" at line ").map_or(told.as_str(), |(why, _)| why);
+    shape_problem(field, told.rsplit_once(" at line ").map_or(told.as_str(), |(why, _)| why))
+}
+
+/// What is wrong with a value at `field`, from serde's own words.
+pub(super) fn shape_problem(field: &str, told: &str) -> Problem {
     // serde puts the name of an unknown or missing field between back-quotes, and nothing else there first.
-    let named = why.strip_prefix("unknown field `").or_else(|| why.strip_prefix("missing field `"));
-    let (field, why) = match named.and_then(|rest| rest.split_once('`')) {
-        Some((name, _)) if field == "." => {
-            (name.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" })
-        }
-        Some((name, _)) if field.ends_with(name) => {
-            (field.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" })
-        }
-        Some((name, _)) => {
-            (format!("{field}.{name}"), if why.starts_with('u') { "unknown field" } else { "missing" })
-        }
-        None => (field.to_owned(), why),
+    let unknown = told.strip_prefix("unknown field `").map(|rest| (rest, "unknown field"));
+    let missing = || told.strip_prefix("missing field `").map(|rest| (rest, "missing"));
+    let named = unknown.or_else(missing).and_then(|(rest, why)| Some((rest.split_once('`')?.0, why)));
+    let (field, why) = match named {
+        Some((name, why)) if field == "." => (name.to_owned(), why),
+        Some((name, why)) if field.ends_with(name) => (field.to_owned(), why),
+        Some((name, why)) => (format!("{field}.{name}"), why),
+        None => (field.to_owned(), told),
     };
     let field: String = field.chars().take(100).collect();
     let why: String = why.chars().take(200).collect();

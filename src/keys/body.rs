@@ -226,7 +226,7 @@ pub(super) struct DeviceAnswer {
     pub(super) linked_by: Option<LinkedBy>,
     /// For the owner only, like the two below.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) device_name: Option<Option<String>>,
+    pub(super) device_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) created_at: Option<Time>,
     /// By the day.
@@ -327,7 +327,7 @@ impl DeviceAnswer {
             registration_id: device.registration_id.get(),
             identity_key: b64(device.identity_key.as_bytes()),
             linked_by: device.linked_by.map(Into::into),
-            device_name: owner.then_some(device.device_name),
+            device_name: device.device_name.filter(|_| owner),
             created_at: owner.then_some(Time(device.created_at)),
             last_seen: owner.then_some(Time(device.last_seen)),
         }

@@ -14,7 +14,7 @@ use crate::{
     auth::{Authority, Identity, fresh_secret, fresh_session_id, parse_user, secret_hash},
     config::Config,
     domain::{self, DeviceId, InvalidId, RegistrationId},
-    http::{Body, Problem},
+    http::{Body, Problem, Query},
     store::NewSession,
     wire::{Id, Time},
 };
@@ -116,10 +116,10 @@ async fn link_device(
 async fn take_bundle(
     identity: Identity,
     path: web::Path<String>,
-    query: web::Query<BundleQuery>,
+    query: Query<BundleQuery>,
     keys: web::Data<Keys>,
 ) -> Result<impl Responder, Problem> {
-    let device = query.device_id.as_deref().map(device_id).transpose()?;
+    let device = query.0.device_id.as_deref().map(device_id).transpose()?;
     let taken = keys.bundle(identity.user(&path)?, device.as_ref()).await?;
     Ok(web::Json(BundleAnswer::from(taken)))
 }

@@ -97,10 +97,16 @@ pub(super) enum ServerFrame {
         reference: Option<String>,
         code: &'static str,
         detail: String,
+        /// When the same request may be sent again, in seconds.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after: Option<u64>,
         #[serde(flatten)]
         members: Map<String, Value>,
     },
-    Pong,
+    Pong {
+        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
+    },
 }
 
 impl ServerFrame {
@@ -141,6 +147,7 @@ impl ServerFrame {
             code: problem.code(),
             detail: problem.detail().to_owned(),
             members: problem.members().clone(),
+            retry_after: problem.retry_after(),
         }
     }
 }
@@ -193,6 +200,15 @@ struct AuthFrame {
     token: String,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PingFrame {
+    #[serde(rename = "type")]
+    _type: String,
+    #[serde(rename = "ref")]
+    _reference: Option<String>,
+}
+
 /// The longest `ref`, in bytes.
 const LONGEST_REF: usize = 64;
 
@@ -223,7 +239,7 @@ fn frame(format: Format, kind: &str, bytes: &Bytes) -> Result<ClientFrame, Probl
         }
         "read" => Ok(ClientFrame::Read(MessageId::new(format.decode::<ReadFrame>(bytes)?.message_id.0))),
         "auth" => Ok(ClientFrame::Auth(format.decode::<AuthFrame>(bytes)?.token)),
-        "ping" => Ok(ClientFrame::Ping),
+        "ping" => format.decode::<PingFrame>(bytes).map(|_| ClientFrame::Ping),
         _ => Err(Problem::bad_field("type", "no frame of this type is known")),
     }
 }

@@ -245,7 +245,7 @@ async fn json_that_is_not_what_is_expected_is_refused(backend: &Backend) {
             let empty = (path.ends_with("/ack") && text == "{}")
                 || (path.contains("prekeys") && matches!(text, "[]" | "{}"));
             let expected: &[u16] = if empty { &[200] } else { &[400, 413] };
-            assert!(expected.contains(&answer.status), "{path} {:.40}: {answer:?}", text);
+            assert!(expected.contains(&answer.status), "{path} {text:.40}: {answer:?}");
         }
     }
     let not_utf8 = alice.request(Method::POST, "/api/v1/messages/send/me").bearer_auth(&alice.access_token);
@@ -335,10 +335,7 @@ async fn paths_and_queries_that_name_nothing_are_refused(backend: &Backend) {
         assert!(matches!(answer.status, 400 | 404), "{path}: {answer:?}");
         let code = answer.code().to_owned();
         assert!(
-            matches!(
-                (answer.status, &*code),
-                (400, "bad-field" | "bad-query" | "bad-request") | (404, "not-found")
-            ),
+            matches!((answer.status, &*code), (400, "bad-field") | (404, "not-found")),
             "{path}: {answer:?}"
         );
         assert!(!answer.header("x-request-id").is_empty(), "{path}");
@@ -402,9 +399,9 @@ async fn raw(relay: &TestRelay, head: &str, parts: impl Iterator<Item = Bytes>) 
     let stream = TcpStream::connect(relay.address).await.unwrap();
     let (mut reading, mut writing) = stream.into_split();
     let writes = async {
-        let mut all = std::iter::once(Bytes::copy_from_slice(head.as_bytes())).chain(parts);
+        let all = std::iter::once(Bytes::copy_from_slice(head.as_bytes())).chain(parts);
         // The relay may answer and close before everything is written.
-        while let Some(part) = all.next() {
+        for part in all {
             if writing.write_all(&part).await.is_err() {
                 break;
             }
@@ -443,7 +440,7 @@ async fn garbage_on_the_wire_ends_with_a_refusal(backend: &Backend) {
         [&huge, &many, &long_path, smuggled, &bad_chunk, "\u{16}\u{3}\u{1}\u{2}\u{0}\r\n\r\n", "GET\r\n\r\n"]
     {
         let answer = raw(&scene.relay, garbage, std::iter::empty()).await;
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{:.60}: {answer}", garbage);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{garbage:.60}: {answer}");
     }
     let token = "x".repeat(20_000);
     let answer = scene.alice.call_as(&token, Method::GET, &scene.alice.own("stats"), None).await;

@@ -32,8 +32,8 @@ async fn the_path_is_trusted_and_proofs_are_optional(backend: &Backend) {
     let laptop = alice.linked("laptop").await;
     let bob = Device::registered(&relay, Kind::Ed25519).await;
 
-    let send = format!("/api/v1/messages/send/{}", bob.user_id);
-    let sent = alice.anonymous(Method::POST, &send, Some(&opaque_send(alice.user_id))).await.is(201);
+    let as_bob = format!("/api/v1/messages/send/{}", bob.user_id);
+    let sent = alice.anonymous(Method::POST, &as_bob, Some(&opaque_send(alice.user_id))).await.is(201);
     for device in [&alice, &laptop] {
         let queue = format!("/api/v1/messages/queue/{}/{}", device.user_id, device.device_id);
         let page = device.anonymous(Method::GET, &queue, None).await.is(200);
@@ -42,11 +42,11 @@ async fn the_path_is_trusted_and_proofs_are_optional(backend: &Backend) {
     }
     let mut named = opaque_send(bob.user_id);
     named["device_id"] = json!("laptop");
-    let send = format!("/api/v1/messages/send/{}", alice.user_id);
-    alice.anonymous(Method::POST, &send, Some(&named)).await.is(201);
+    let as_alice = format!("/api/v1/messages/send/{}", alice.user_id);
+    alice.anonymous(Method::POST, &as_alice, Some(&named)).await.is(201);
     assert_eq!(bob.mailbox().await[0]["sender_device_id"], "laptop");
     named["device_id"] = json!("watch");
-    alice.anonymous(Method::POST, &send, Some(&named)).await.refused(404, "not-found");
+    alice.anonymous(Method::POST, &as_alice, Some(&named)).await.refused(404, "not-found");
     let nobody = format!("/api/v1/messages/send/{}", Uuid::new_v4());
     alice.anonymous(Method::POST, &nobody, Some(&opaque_send(bob.user_id))).await.refused(404, "not-found");
     let me = alice.anonymous(Method::GET, "/api/v1/messages/queue/me/me", None).await;

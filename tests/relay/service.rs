@@ -102,7 +102,7 @@ async fn every_problem_has_all_its_members(backend: &Backend) {
         (plain("application/json", "\u{1}".into()).await, 400, "bad-json"),
         (plain("application/json", " ".repeat((1 << 20) + 1)).await, 413, "too-large"),
         (device.post(&send, &json!({ "surprise": 1 })).await, 400, "bad-field"),
-        (device.get(&format!("{queue}?surprise=1")).await, 400, "bad-query"),
+        (device.get(&format!("{queue}?surprise=1")).await, 400, "bad-field"),
         (device.get("/api/v1/keys/stats/x/y").await, 400, "bad-field"),
     ];
     for (answer, status, code) in cases {
@@ -232,7 +232,7 @@ async fn a_draining_relay_says_so_and_gives_its_last_answers() {
     socket.send(&json!({ "type": "ping" })).await;
     socket.expect("pong").await;
 
-    let asks = async {
+    let last_words = async {
         let draining = wait_for_status(&relay, 503).await;
         draining.refused(503, "draining");
         get(&relay, "/health/live").await.is(200);
@@ -243,7 +243,7 @@ async fn a_draining_relay_says_so_and_gives_its_last_answers() {
         assert_eq!(socket.closed().await, Some(1001));
         sent
     };
-    let ((), sent) = tokio::join!(relay.stop(), asks);
+    let ((), sent) = tokio::join!(relay.stop(), last_words);
     let again = backend.relay(&[]).await;
     let mut alice = alice;
     alice.base = again.url();

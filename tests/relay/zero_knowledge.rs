@@ -44,7 +44,7 @@ fn identities(device: &Device) -> Vec<Secret> {
 
 /// The secret as itself, in hex and in base64, the ways it could be written.
 fn spellings(secret: &[u8]) -> Vec<Vec<u8>> {
-    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = secret.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     let debug = format!("{secret:?}");
     let list = debug.trim_matches(['[', ']']).to_owned();
     let base64 = STANDARD.encode(secret).trim_end_matches('=').to_owned();
