@@ -9,6 +9,7 @@
 
 mod architecture;
 mod bad_input;
+mod crash;
 mod documents;
 mod harness;
 mod hot;

@@ -226,13 +226,13 @@ async fn a_draining_relay_says_so_and_gives_its_last_answers() {
     let mut socket = Socket::open(&alice).await;
     let mut blocking = PgConnection::connect(&backend.database().unwrap().url()).await.unwrap();
     sqlx::raw_sql("BEGIN; LOCK TABLE messages").execute(&mut blocking).await.unwrap();
-    let mut send = opaque_send(alice.user_id);
-    (send["type"], send["ref"]) = (json!("send"), json!("last"));
-    socket.send(&send).await;
+    let mut last = opaque_send(alice.user_id);
+    (last["type"], last["ref"]) = (json!("send"), json!("last"));
+    socket.send(&last).await;
     socket.send(&json!({ "type": "ping" })).await;
     socket.expect("pong").await;
 
-    let last_words = async {
+    let goodbye = async {
         let draining = wait_for_status(&relay, 503).await;
         draining.refused(503, "draining");
         get(&relay, "/health/live").await.is(200);
@@ -243,7 +243,7 @@ async fn a_draining_relay_says_so_and_gives_its_last_answers() {
         assert_eq!(socket.closed().await, Some(1001));
         sent
     };
-    let ((), sent) = tokio::join!(relay.stop(), last_words);
+    let ((), sent) = tokio::join!(relay.stop(), goodbye);
     let again = backend.relay(&[]).await;
     let mut alice = alice;
     alice.base = again.url();
