@@ -2,18 +2,18 @@
 //!
 //! `.env.example` describes each of them; a test holds that file against [`Config::known`].
 
+mod reader;
+
 use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
     path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reader::Reader;
 use secrecy::SecretString;
 
 use crate::store;
@@ -133,8 +133,7 @@ impl Config {
             Err(_) => return Err(Faults(vec![".env cannot be read".into()])),
         };
         // No setting is anything but text; what else is in the environment is not ours.
-        let text =
-            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Self::from_vars(&file, &std::env::vars_os().filter_map(text).collect())
     }
 
@@ -225,9 +224,7 @@ impl Config {
             }
         }
         for origin in self.cors_allowed_origins.iter().filter(|origin| !is_origin(origin)) {
-            faults.push(format!(
-                "CORS_ALLOWED_ORIGINS: {origin} is not an origin such as https://app.example.org"
-            ));
+            faults.push(format!("CORS_ALLOWED_ORIGINS: {origin} is not an origin such as https://app.example.org"));
         }
         if self.redis_url.is_some() && self.database_url.is_none() {
             faults.push(
@@ -264,159 +261,21 @@ impl Config {
     }
 }
 
-/// Reads settings, remembers which there are and what is wrong with them.
-struct Reader {
-    vars: BTreeMap<String, String>,
-    known: Vec<Known>,
-    faults: Vec<String>,
-}
-
-impl Reader {
-    /// The trimmed value of a setting; an empty one counts as absent.
-    fn value(&mut self, name: &'static str, default: impl Into<String>) -> Option<String> {
-        self.known.push(Known { name, default: default.into() });
-        self.vars.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
-    }
-
-    fn text(&mut self, name: &'static str, default: &str) -> String {
-        self.value(name, default).unwrap_or_else(|| default.to_owned())
-    }
-
-    fn parsed<T: FromStr + fmt::Display>(&mut self, name: &'static str, default: T, kind: &str) -> T {
-        let Some(value) = self.value(name, default.to_string()) else { return default };
-        value.parse().unwrap_or_else(|_| {
-            self.faults.push(format!("{name} must be {kind}"));
-            default
-        })
-    }
-
-    fn number<T>(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> T
-    where
-        T: TryFrom<u64> + Default,
-    {
-        let value = self.value(name, default.to_string());
-        let number = match value.map(|value| value.parse::<u64>()) {
-            None => default,
-            Some(Ok(number)) if range.contains(&number) => number,
-            Some(_) => {
-                self.faults.push(format!(
-                    "{name} must be a whole number from {} to {}",
-                    range.start(),
-                    range.end()
-                ));
-                default
-            }
-        };
-        T::try_from(number).unwrap_or_default()
-    }
-
-    fn seconds(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> Duration {
-        Duration::from_secs(self.number(name, default, range))
-    }
-
-    fn days(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> Duration {
-        Duration::from_hours(24 * self.number::<u64>(name, default, range))
-    }
-
-    /// One of some words; the first is the default.
-    fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&'static str, T)]) -> T {
-        let (default, first) = choices[0];
-        let Some(value) = self.value(name, default) else { return first };
-        let found = choices.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
-        found.map_or_else(
-            || {
-                let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-                self.faults.push(format!("{name} must be {}", words.join(" or ")));
-                first
-            },
-            |(_, choice)| *choice,
-        )
-    }
-
-    fn list(&mut self, name: &'static str) -> Vec<String> {
-        let value = self.value(name, "").unwrap_or_default();
-        value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
-    }
-
-    fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
-        let value = self.value(name, "")?;
-        if !schemes.iter().any(|scheme| value.starts_with(scheme)) {
-            self.faults.push(format!("{name} must begin with {}", schemes.join(" or ")));
-        }
-        Some(value.into())
-    }
-
-    fn master_secret(&mut self, name: &'static str) -> Option<MasterSecret> {
-        let value = self.value(name, "")?;
-        let bytes = STANDARD.decode(&value).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-        if bytes.is_none() {
-            self.faults.push(format!("{name} must be 32 bytes in padded base64"));
-        }
-        bytes.map(MasterSecret)
-    }
-
-    /// Whether Kubernetes set this variable because a service is called like this program.
-    fn is_service_link(&self, name: &str) -> bool {
-        let value = self.vars.get(name).map_or("", String::as_str);
-        name.starts_with("RESTANTE_SERVICE_")
-            || name.starts_with("RESTANTE_PORT_")
-            || (name == "RESTANTE_PORT" && value.contains("://"))
-    }
-
-    /// Finds names that were meant to be settings: anything prefixed with the program's name, unknown names in `.env`,
-    /// and near misses.
-    fn check_names(&mut self, file: &BTreeMap<String, String>) {
-        let names: Vec<_> = self.vars.keys().cloned().collect();
-        for name in names {
-            let is_known = self.known.iter().any(|known| known.name == name);
-            if is_known || name.starts_with("RESTANTE_TEST_") || self.is_service_link(&name) {
-                continue;
-            }
-            let bare = name.strip_prefix("RESTANTE_").unwrap_or(&name);
-            let nearest = self.known.iter().map(|known| (distance(bare, known.name), known.name)).min();
-            let near = nearest
-                .filter(|(steps, meant)| *steps <= 2 && (bare.len() >= 8 || *steps == 0) && meant.len() >= 4);
-            if bare.len() != name.len() || file.contains_key(&name) || near.is_some() {
-                let hint = near.map_or_else(
-                    || "; the settings are listed in .env.example".to_owned(),
-                    |(_, meant)| format!("; did you mean {meant}?"),
-                );
-                self.faults.push(format!("{name} is not a setting{hint}"));
-            }
-        }
-    }
-}
-
 /// Whether this is a web origin as browsers write it: scheme, host, perhaps a port, all in lower case.
 fn is_origin(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     rest.is_some_and(|host| {
-        !host.is_empty()
-            && host.bytes().all(|byte| {
-                byte.is_ascii_lowercase()
-                    || byte.is_ascii_digit()
-                    || matches!(byte, b'.' | b'-' | b':' | b'[' | b']')
-            })
+        let fits = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']')
+        };
+        !host.is_empty() && host.bytes().all(fits)
     })
-}
-
-/// How many letters must be put in, left out or changed to make one word of another (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
 
     fn vars(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

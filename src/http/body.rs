@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header, web};
 use futures_util::{StreamExt, future::LocalBoxFuture};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::time::timeout;
 
 use super::Problem;
 use crate::config::{ClientLimits, Config};
@@ -39,6 +40,8 @@ impl BodyKind {
 pub trait RequestBody: DeserializeOwned + 'static {
     /// Which limit holds.
     const KIND: BodyKind = BodyKind::Plain;
+    /// Whether the body may be an array. Where it may not, an array would be taken for an object's fields in order.
+    const ARRAY: bool = false;
 }
 
 /// A parsed JSON body.
@@ -55,9 +58,12 @@ impl<T: RequestBody> FromRequest for Body<T> {
         let payload = payload.take();
         Box::pin(async move {
             checked?;
-            let body = tokio::time::timeout(BODY_TIMEOUT, read(payload, limit)).await;
             let late = |_| Problem::new(408, "request-timeout", "the body did not come in time");
-            read_json(&body.map_err(late)??).map(Self)
+            let bytes = timeout(BODY_TIMEOUT, read(payload, limit)).await.map_err(late)??;
+            if !T::ARRAY && bytes.trim_ascii_start().starts_with(b"[") {
+                return Err(Problem::bad_field(".", "an object is expected"));
+            }
+            read_json(&bytes).map(Self)
         })
     }
 }
@@ -104,17 +110,20 @@ pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
-        json_problem(&field, error.inner())
+        // The parser takes a number where a word must stand for broken JSON.
+        let is_json = error.inner().is_data() || serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
+        if is_json { json_problem(&field, error.inner()) } else { broken(error.inner()) }
     })?;
     json.end().map_err(|_| Problem::new(400, "bad-json", "something follows the JSON value"))?;
     Ok(value)
 }
 
+fn broken(error: &serde_json::Error) -> Problem {
+    let detail = format!("the body is not JSON (line {}, column {})", error.line(), error.column());
+    Problem::new(400, "bad-json", detail)
+}
+
 fn json_problem(field: &str, error: &serde_json::Error) -> Problem {
-    if !error.is_data() {
-        let detail = format!("the body is not JSON (line {}, column {})", error.line(), error.column());
-        return Problem::new(400, "bad-json", detail);
-    }
     let told = error.to_string();
     shape_problem(field, told.rsplit_once(" at line ").map_or(told.as_str(), |(why, _)| why))
 }

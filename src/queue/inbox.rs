@@ -166,7 +166,8 @@ struct Announced {
 fn announced(buffer: &[u8]) -> Option<Announced> {
     let (first, second) = (*buffer.first()?, *buffer.get(1)?);
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
-    let is_part = first & 0x80 == 0 || first & 0x0f == 0;
+    let (last, continues) = (first & 0x80 != 0, first.trailing_zeros() >= 4);
+    let is_part = !last || continues;
     let (head, length) = match second & 0x7f {
         126 => (4 + mask, u64::from(u16::from_be_bytes(buffer.get(2..4)?.try_into().ok()?))),
         127 => (10 + mask, u64::from_be_bytes(buffer.get(2..10)?.try_into().ok()?)),

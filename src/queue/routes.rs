@@ -61,7 +61,9 @@ struct QueueAnswer {
 #[serde(transparent)]
 struct MessageIds(Vec<Id>);
 
-impl RequestBody for MessageIds {}
+impl RequestBody for MessageIds {
+    const ARRAY: bool = true;
+}
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

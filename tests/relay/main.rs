@@ -1,10 +1,25 @@
 //! One integration binary: the promises of the relay, tried over both engines of each seam.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "a test fails by panicking, and a test binary has no public face"
+)]
 
+mod architecture;
+mod bad_input;
+mod crash;
 mod documents;
+mod harness;
 mod hot;
+mod keys;
+mod messages;
+mod open_mode;
+mod service;
 mod store;
 mod support;
+mod zero_knowledge;
 
 /// Written past the test runner's capture, because a half run must not look like a whole one.
 #[test]

@@ -113,7 +113,7 @@ async fn give_notice(
             addressed.push(device.0);
         }
     }
-    let addressed = rows::numbers(addressed.into_iter());
+    let addressed = rows::numbers(addressed);
     let mut places: Vec<(DeviceNo, Position)> = sqlx::query(
         "UPDATE mailboxes SET head = head + 1 WHERE device_no IN (SELECT value FROM json_each(?)) \
          RETURNING device_no, head",

@@ -1,5 +1,14 @@
-//! What tests share: engines to try the promises on, and the mothers of the objects they are tried with.
+//! What tests share: engines and relays to try the promises on, clients that speak to them, and the mothers of the
+//! objects they are tried with.
 
+pub(crate) mod client;
+pub(crate) mod crypto;
+pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod mothers;
+pub(crate) mod packed;
 pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod relay;
+pub(crate) mod socket;
+pub(crate) mod wait;
