@@ -133,7 +133,8 @@ impl Config {
             Err(_) => return Err(Faults(vec![".env cannot be read".into()])),
         };
         // No setting is anything but text; what else is in the environment is not ours.
-        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Self::from_vars(&file, &std::env::vars_os().filter_map(text).collect())
     }
 
@@ -224,7 +225,9 @@ impl Config {
             }
         }
         for origin in self.cors_allowed_origins.iter().filter(|origin| !is_origin(origin)) {
-            faults.push(format!("CORS_ALLOWED_ORIGINS: {origin} is not an origin such as https://app.example.org"));
+            faults.push(format!(
+                "CORS_ALLOWED_ORIGINS: {origin} is not an origin such as https://app.example.org"
+            ));
         }
         if self.redis_url.is_some() && self.database_url.is_none() {
             faults.push(
@@ -266,7 +269,9 @@ fn is_origin(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     rest.is_some_and(|host| {
         let fits = |byte: u8| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']')
+            byte.is_ascii_lowercase()
+                || byte.is_ascii_digit()
+                || matches!(byte, b'.' | b'-' | b':' | b'[' | b']')
         };
         !host.is_empty() && host.bytes().all(fits)
     })

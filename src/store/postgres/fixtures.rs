@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::PostgresStore;
 use crate::{
     domain::{
-        Bodies, Caller, Conversation, ConversationId, Delivery, DeviceId, Envelope, EnvelopeType,
-        IdentityKey, KeyId, LinkedBy, ManualClock, MessageId, MessageType, OneTimePreKey, RegistrationId,
-        Send, SessionId, SignedPreKey, Timestamp, UserId,
+        Batch, Bodies, Caller, Conversation, ConversationId, DeviceId, Envelope, EnvelopeType, IdentityKey,
+        KeyId, LinkedBy, ManualClock, MessageId, MessageType, OneTimePreKey, RegistrationId, Send, SessionId,
+        SignedPreKey, Timestamp, UserId,
     },
     store::{Accepted, Limits, LinkOffer, NewSession, Registered, Registration, Store},
 };
@@ -58,8 +58,8 @@ impl Database {
         format!("{server}/{}", self.name).into()
     }
 
-    pub(super) async fn node(&self, limits: Limits) -> (PostgresStore, mpsc::Receiver<Vec<Delivery>>) {
-        let (committed, deliveries) = mpsc::channel(10_000);
+    pub(super) async fn node(&self, limits: Limits) -> (PostgresStore, mpsc::Receiver<Batch>) {
+        let (committed, deliveries) = crate::store::committed(10_000, usize::MAX);
         let clock = Arc::new(ManualClock::at(NOW));
         let store = PostgresStore::connect(&self.url(), 20, limits, committed, clock).await.unwrap();
         (store, deliveries)

@@ -95,7 +95,7 @@ async fn a_repeat_gets_the_first_receipt_and_changes_nothing(engine: Engine) {
     engine.ack_all(bob.device_no).await;
     assert_eq!(engine.accept(send).await, Accepted::Repeated(receipt), "after its body is gone");
     let left = engine.left(bob.device_no).await;
-    assert_eq!((left.positions.len(), left.head), (0, Position(1)));
+    assert_eq!((left.positions().len(), left.head), (0, Position(1)));
     assert!(engine.emitted().is_empty());
 }
 

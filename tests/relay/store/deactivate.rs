@@ -74,7 +74,7 @@ async fn deactivation_erases_keys_mailbox_and_standing(engine: Engine) {
     let upload = KeyUpload { onetime_prekeys: vec![mothers::onetime(9)], ..KeyUpload::default() };
     let gone = store.publish_keys(tablet.device_no, upload, engine.now()).await.unwrap();
     assert_eq!(gone, Published::Gone);
-    let nothing = Left { positions: Vec::new(), head: Position::START };
+    let nothing = Left { items: Vec::new(), head: Position::START };
     assert_eq!(engine.left(tablet.device_no).await, nothing);
     assert!(store.mailbox_items(tablet.device_no, &[Position(1)], engine.now()).await.unwrap().is_empty());
     assert_eq!(store.mailbox_count(tablet.device_no, 10, engine.now()).await.unwrap(), 0);

@@ -32,8 +32,10 @@ async fn expired_bodies_are_erased_in_batches(engine: Engine) {
     let expire = async |limit| engine.store.expire(engine.now(), limit).await.unwrap();
     assert_eq!(expire(10).await, Expired::default());
     engine.advance(3 * MINUTE);
-    assert_eq!(expire(2).await, Expired { bodies: 2, forgotten: 0 });
-    assert_eq!(expire(2).await, Expired { bodies: 1, forgotten: 0 });
+    let first = expire(2).await;
+    assert_eq!((first.bodies, first.forgotten, first.more), (2, 0, true));
+    let second = expire(2).await;
+    assert_eq!((second.bodies, second.forgotten, second.more), (1, 0, false));
     assert_eq!(expire(2).await, Expired::default());
     engine.clock.set(NOON);
     assert_eq!(engine.positions(bob.device_no).await, [4, 5], "whatever the clock says, they are gone");
@@ -110,7 +112,7 @@ async fn link_tokens_and_revocations_are_forgotten(engine: Engine) {
     engine.store.offer_link(laptop.offer, engine.now()).await.unwrap();
     engine.advance(10 * MINUTE);
     let expired = engine.store.expire(engine.now(), 10).await.unwrap();
-    assert_eq!(expired, Expired { bodies: 0, forgotten: 1 });
+    assert_eq!((expired.bodies, expired.forgotten), (0, 1));
     engine.clock.set(NOON);
     assert_eq!(engine.try_register(laptop.registration).await, Registered::LinkRequired);
 

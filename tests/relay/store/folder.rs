@@ -6,7 +6,6 @@ use restante::{
     domain::ManualClock,
     store::{Store, StoreError, sqlite::SqliteStore},
 };
-use tokio::sync::mpsc;
 
 use crate::support::{
     engine::{self, NOON},
@@ -14,7 +13,7 @@ use crate::support::{
 };
 
 async fn open(folder: &std::path::Path) -> Result<SqliteStore, StoreError> {
-    let (committed, _deliveries) = mpsc::channel(1);
+    let (committed, _deliveries) = restante::store::committed(10_000, usize::MAX);
     SqliteStore::open(folder, engine::roomy(), committed, Arc::new(ManualClock::at(NOON))).await
 }
 
@@ -44,7 +43,7 @@ async fn what_was_accepted_is_there_after_the_relay_starts_again() {
     let again = store.accept_envelopes(send).await.unwrap();
     assert_eq!(again, restante::store::Accepted::Repeated(receipt));
     let left = store.mailbox_left(bob.device_no, restante::domain::Position::START, 10, NOON).await.unwrap();
-    assert_eq!(left.positions.len(), 1);
+    assert_eq!(left.positions().len(), 1);
 }
 
 #[cfg(unix)]

@@ -73,7 +73,7 @@ async fn what_is_left_is_paged_with_the_head_of_the_moment(engine: Engine) {
         let left =
             engine.store.mailbox_left(bob.device_no, Position(after), limit, engine.now()).await.unwrap();
         assert_eq!(left.head, Position(6));
-        left.positions.into_iter().map(|position| position.0).collect::<Vec<_>>()
+        left.positions().into_iter().map(|position| position.0).collect::<Vec<_>>()
     };
     assert_eq!(page(0, 2).await, [1, 3]);
     assert_eq!(page(3, 10).await, [4, 5]);

@@ -96,6 +96,11 @@ impl Model {
             || of_sender >= self.limits.mailbox_items_per_sender as usize
     }
 
+    fn has_room(&self, device: DeviceNo) -> bool {
+        let items = self.mailboxes.get(&device).map_or(0, |mailbox| mailbox.items.len());
+        items < self.limits.mailbox_items as usize
+    }
+
     /// Says what a new or repeated send must be answered with, and notes what it does.
     fn send(&mut self, send: &Send, answer: &Accepted) {
         if let Some(known) = self.sends.iter().find(|known| known.send.message_id == send.message_id) {
@@ -142,14 +147,25 @@ impl Model {
         if sender != user {
             return if sent.send.recipient_id == user { Deleted::NotSender } else { Deleted::Unknown };
         }
+        let places = sent.places.clone();
         if !std::mem::replace(&mut sent.is_deleted, true) {
-            let places = sent.places.clone();
-            self.erase(&places);
+            let mut told = Vec::new();
+            for place in &places {
+                if self.erase(&[*place]) > 0 || self.has_room(place.0) {
+                    told.push(place.0);
+                }
+            }
             let expires_at = now.plus(self.limits.notice_life);
-            let places = places.iter().map(|(device, _)| self.put(*device, sender, expires_at)).collect();
+            let places: Vec<_> =
+                told.into_iter().map(|device| self.put(device, sender, expires_at)).collect();
             self.notices.push(Notice { accepted_at: now, expires_at, places });
         }
-        Deleted::Deleted
+        Deleted::Deleted(
+            places
+                .into_iter()
+                .map(|(device, position)| (device, restante::domain::Position(position)))
+                .collect(),
+        )
     }
 
     fn expire(&mut self, now: Timestamp) {
@@ -194,10 +210,10 @@ async fn agree(engine: &Engine, acts: Vec<Act>) {
         perform(engine, &mut model, &users, act).await;
         for device in &devices {
             let left = engine.left(device.device_no).await;
-            let positions: Vec<i64> = left.positions.iter().map(|position| position.0).collect();
+            let positions: Vec<i64> = left.positions().iter().map(|position| position.0).collect();
             assert_eq!((positions, left.head.0), model.left(device.device_no, engine.now()));
             let items = engine.items(device.device_no).await;
-            assert_eq!(items.len(), left.positions.len());
+            assert_eq!(items.len(), left.positions().len());
         }
     }
 }
@@ -228,7 +244,7 @@ async fn perform(engine: &Engine, model: &mut Model, users: &[UserId; 3], act: A
             let (index, user) = (send % model.sends.len(), users[user % users.len()]);
             let message = model.sends[index].send.message_id;
             let hidden = engine.store.delete_for_me(user, message).await.unwrap();
-            assert_eq!(hidden, model.delete_for_me(index, user));
+            assert_eq!(hidden.is_some(), model.delete_for_me(index, user));
         }
         Act::DeleteForEveryone { send, user } if !model.sends.is_empty() => {
             let (index, user) = (send % model.sends.len(), users[user % users.len()]);

@@ -66,7 +66,7 @@ async fn a_dropped_future_takes_nothing_back(engine: Engine) {
         drop(engine.store.accept_envelopes(mothers::send(&alice, bob.user_id)));
     }
     engine.stored(mothers::send(&alice, bob.user_id)).await;
-    assert_eq!(engine.left(bob.device_no).await.positions.len(), 11);
+    assert_eq!(engine.left(bob.device_no).await.positions().len(), 11);
     drop(engine.store.ack(bob.device_no, vec![Position(1), Position(2)]));
     assert_eq!(engine.ack(bob.device_no, &[1, 2, 3]).await, 1);
 

@@ -7,7 +7,7 @@ use std::{
 
 use restante::{
     domain::{
-        Caller, Clock as _, Delivery, DeviceNo, Item, ManualClock, Message, Position, Receipt, Send,
+        Batch, Caller, Clock as _, Delivery, DeviceNo, Item, ManualClock, Message, Position, Receipt, Send,
         Timestamp, UserId,
     },
     store::{
@@ -26,7 +26,7 @@ pub(crate) const NOON: Timestamp = Timestamp::from_millis(1_780_000_000_000);
 pub(crate) struct Engine {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<ManualClock>,
-    deliveries: Mutex<mpsc::Receiver<Vec<Delivery>>>,
+    deliveries: Mutex<mpsc::Receiver<Batch>>,
     pub(crate) folder: Option<TempDir>,
 }
 
@@ -50,12 +50,12 @@ pub(crate) fn tight() -> Limits {
 pub(crate) struct Parts {
     pub(crate) committed: Committed,
     pub(crate) clock: Arc<ManualClock>,
-    deliveries: mpsc::Receiver<Vec<Delivery>>,
+    deliveries: mpsc::Receiver<Batch>,
 }
 
 impl Parts {
     pub(crate) fn new() -> Self {
-        let (committed, deliveries) = mpsc::channel(10_000);
+        let (committed, deliveries) = restante::store::committed(10_000, usize::MAX);
         Self { committed, clock: Arc::new(ManualClock::at(NOON)), deliveries }
     }
 
@@ -88,7 +88,7 @@ impl Engine {
         let mut batches = self.deliveries.lock().unwrap();
         let mut deliveries = Vec::new();
         while let Ok(batch) = batches.try_recv() {
-            deliveries.extend(batch);
+            deliveries.extend(batch.deliveries);
         }
         deliveries
     }
@@ -135,12 +135,12 @@ impl Engine {
 
     /// The positions left in a mailbox.
     pub(crate) async fn positions(&self, device: DeviceNo) -> Vec<i64> {
-        self.left(device).await.positions.into_iter().map(|position| position.0).collect()
+        self.left(device).await.positions().into_iter().map(|position| position.0).collect()
     }
 
     /// The items left in a mailbox.
     pub(crate) async fn items(&self, device: DeviceNo) -> Vec<(Position, Item)> {
-        let positions = self.left(device).await.positions;
+        let positions = self.left(device).await.positions();
         self.store.mailbox_items(device, &positions, self.now()).await.unwrap()
     }
 
@@ -149,7 +149,7 @@ impl Engine {
     }
 
     pub(crate) async fn ack_all(&self, device: DeviceNo) {
-        let positions = self.left(device).await.positions;
+        let positions = self.left(device).await.positions();
         self.store.ack(device, positions).await.unwrap();
     }
 
