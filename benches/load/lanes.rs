@@ -86,7 +86,7 @@ impl Counts {
 /// One stream of sends.
 pub(crate) enum Lane {
     /// A socket with several sends under way.
-    Socket(SocketLane),
+    Socket(Box<SocketLane>),
     /// An HTTP connection with one.
     Rest(RestLane),
 }

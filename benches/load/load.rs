@@ -94,12 +94,12 @@ impl Stage {
             let connections = if options.by == By::Socket { 1 } else { options.in_flight };
             for _ in 0..connections {
                 let number = u32::try_from(lanes.len())?;
+                let (user, size) = (recipient.user, options.size);
                 lanes.push(if options.by == By::Socket {
                     let socket = Socket::open(relay.address, sender).await?;
-                    let (user, size) = (recipient.user, options.size);
-                    Lane::Socket(SocketLane::new(socket, user, size, number, options.in_flight))
+                    let lane = SocketLane::new(socket, user, size, number, options.in_flight);
+                    Lane::Socket(Box::new(lane))
                 } else {
-                    let (user, size) = (recipient.user, options.size);
                     Lane::Rest(RestLane::open(relay.address, sender, user, size, number).await?)
                 });
             }

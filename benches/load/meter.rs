@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{Outcome, relay::Relay};
 
-/// Microseconds of one tick in /proc: Linux shows USER_HZ, which is 100 on every platform of the relay.
+/// Microseconds of one tick in /proc: Linux shows `USER_HZ`, which is 100 on every platform of the relay.
 const TICK: u64 = 10_000;
 
 /// Backends of the relay's database, and the workers that serve the whole cluster.

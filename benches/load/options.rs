@@ -7,9 +7,9 @@ use clap::{Parser, ValueEnum};
 /// Which engines the relay runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Engines {
-    /// SQLite and in-process hot state.
+    /// The embedded ones: a database file, and in-process hot state.
     Embedded,
-    /// Postgres and Redis, from RESTANTE_TEST_DATABASE_URL and RESTANTE_TEST_REDIS_URL.
+    /// Postgres and Redis, from `RESTANTE_TEST_DATABASE_URL` and `RESTANTE_TEST_REDIS_URL`.
     Production,
 }
 

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long a device waits for its messages.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Sends that run at a time while messages are put in wait.
 const AT_A_TIME: usize = 64;

@@ -73,12 +73,11 @@ impl Raw {
         let person = |_| (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
         let rows = Rows { stamps, people: (0..options.pairs).map(person).collect(), count: 0, body };
         let mailboxes = i64::try_from(options.pairs)?;
-        let engine = match &relay.database {
-            Some(database) => Engine::Postgres(Postgres::open(&database.url, mailboxes).await?),
-            None => {
-                let path = relay.folder.path().join("raw.db");
-                Engine::Sqlite(Sqlite::open(&path, mailboxes).await?)
-            }
+        let engine = if let Some(database) = &relay.database {
+            Engine::Postgres(Postgres::open(&database.url, mailboxes).await?)
+        } else {
+            let path = relay.folder.path().join("raw.db");
+            Engine::Sqlite(Sqlite::open(&path, mailboxes).await?)
         };
         Ok(Self { engine, rows })
     }
