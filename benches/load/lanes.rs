@@ -72,6 +72,14 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    pub(crate) const fn add(&mut self, more: Self) {
+        self.committed += more.committed;
+        self.received += more.received;
+        self.acked += more.acked;
+        self.refused += more.refused;
+        self.disordered += more.disordered;
+    }
+
     pub(crate) const fn since(self, before: Self) -> Self {
         Self {
             committed: self.committed - before.committed,

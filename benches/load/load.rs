@@ -54,6 +54,8 @@ pub(crate) async fn run(relay: &Relay, registrar: &Registrar, options: &Options)
         println!("round {number}: {}", round.told(options.by));
         rounds.push(round);
     }
+    let mean = Round::mean(&rounds);
+    println!("all rounds: {}", mean.told(options.by));
     let resident_kb = stage.meter.resident_kb()?;
     let totals = stage.tally.counts();
     if totals.received != totals.committed || totals.acked != totals.committed {
@@ -63,6 +65,7 @@ pub(crate) async fn run(relay: &Relay, registrar: &Registrar, options: &Options)
         "by": options.by.name(), "pairs": options.pairs, "in_flight": options.in_flight,
         "size": options.size, "rate": options.rate,
         "rounds": rounds.iter().map(Round::figures).collect::<Vec<_>>(),
+        "mean": mean.figures(),
         "committed_ms": percentiles("sent to committed", committed),
         "received_ms": percentiles("sent to received", received),
         "relay_rss_kb": resident_kb,
@@ -148,6 +151,22 @@ const fn float(count: u64) -> f64 {
 }
 
 impl Round {
+    /// All rounds taken together: ratios of sums and not means of ratios.
+    fn mean(rounds: &[Self]) -> Self {
+        let mut mean =
+            Self { raw: vec![0.0; BATCHES.len()], counts: Counts::default(), used: Used::default() };
+        #[expect(clippy::cast_precision_loss, reason = "rounds are few")]
+        let share = 1.0 / rounds.len().max(1) as f64;
+        for round in rounds {
+            for (sum, rate) in mean.raw.iter_mut().zip(&round.raw) {
+                *sum += rate * share;
+            }
+            mean.counts.add(round.counts);
+            mean.used.add(round.used);
+        }
+        mean
+    }
+
     fn per_second(&self, count: u64) -> f64 {
         float(count) * 1e6 / self.used.wall
     }

@@ -40,6 +40,16 @@ pub(crate) struct Used {
     pub(crate) others: f64,
 }
 
+impl Used {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.wall += more.wall;
+        self.relay += more.relay;
+        self.driver += more.driver;
+        self.postgres += more.postgres;
+        self.others += more.others;
+    }
+}
+
 impl Meter {
     pub(crate) async fn new(relay: &Relay) -> Outcome<Self> {
         let postgres = match &relay.database {

@@ -61,7 +61,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 10.0)]
     pub(crate) seconds: f64,
     /// Rounds, each with the raw rates measured before it
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     pub(crate) rounds: u32,
     /// Seconds for each raw rate of a round; 0 leaves them out
     #[arg(long, default_value_t = 1.0)]
@@ -81,6 +81,9 @@ pub(crate) struct Options {
     /// Threads of the relay that serve HTTP; 0 for its default
     #[arg(long, default_value_t = 0)]
     pub(crate) workers: u32,
+    /// Another build of the relay, to compare it with this one
+    #[arg(long)]
+    pub(crate) relay: Option<PathBuf>,
     /// Writes the figures to this file too
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,

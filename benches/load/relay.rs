@@ -35,10 +35,30 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Starts a relay on a free port and waits until it listens.
+    /// Starts a relay on a free port and waits until it listens. A database that was made for it goes with a failure.
     pub(crate) async fn start(options: &Options) -> Outcome<Self> {
+        let database = match options.engines {
+            Engines::Embedded => None,
+            Engines::Production => {
+                Some(ScratchDatabase::create(&variable("RESTANTE_TEST_DATABASE_URL")?).await?)
+            }
+        };
+        match (Self::launch(options, database.as_ref()), database) {
+            (Ok(mut relay), database) => {
+                relay.database = database;
+                Ok(relay)
+            }
+            (Err(error), Some(database)) => {
+                database.drop().await?;
+                Err(error)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+    fn launch(options: &Options, database: Option<&ScratchDatabase>) -> Outcome<Self> {
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_restante"));
+        let program = options.relay.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_restante").into());
+        let mut command = Command::new(program);
         let secret = STANDARD.encode(rand::rng().random::<[u8; 32]>());
         command
             .current_dir(folder.path())
@@ -47,13 +67,7 @@ impl Relay {
             .envs([("MASTER_SECRET", secret), ("WORKERS", options.workers.to_string())])
             .env("ACCESS_TOKEN_TTL_SECONDS", "86400")
             .stdout(Stdio::piped());
-        let database = match options.engines {
-            Engines::Embedded => None,
-            Engines::Production => {
-                Some(ScratchDatabase::create(&variable("RESTANTE_TEST_DATABASE_URL")?).await?)
-            }
-        };
-        if let Some(database) = &database {
+        if let Some(database) = database {
             command
                 .env("DATABASE_URL", &database.url)
                 .env("REDIS_URL", variable("RESTANTE_TEST_REDIS_URL")?)
@@ -66,7 +80,7 @@ impl Relay {
         output.read_line(&mut line)?;
         let address = line.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
         let address = address.ok_or("the relay did not start")?.parse()?;
-        Ok(Self { child, address, started_in: begun.elapsed(), database, folder, _output: output })
+        Ok(Self { child, address, started_in: begun.elapsed(), database: None, folder, _output: output })
     }
 
     /// Its process.
