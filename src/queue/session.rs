@@ -3,16 +3,18 @@
 //! What is written comes from the session's cursor: a live item only when it is the next one, otherwise the store is
 //! read. So positions are shown in order and without a gap, whatever the speed of publish and page.
 
+mod goodbye;
+mod requests;
+
 use std::{
     collections::{HashMap, VecDeque},
     future::pending,
     sync::Arc,
-    time::Duration,
 };
 
 use actix_web::rt;
-use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+use goodbye::Goodbye;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use uuid::Uuid;
@@ -20,7 +22,7 @@ use uuid::Uuid;
 use super::{
     Queue,
     cursor::Cursor,
-    frames::{ClientFrame, Format, ServerFrame, read},
+    frames::{Format, ServerFrame},
     inbox::{Inbound, Inbox},
     outbox::Outbox,
 };
@@ -31,16 +33,13 @@ use crate::{
     hot::{End, Event, KeysLow, Seat, Signal},
     http::Problem,
     keys::LOW,
-    messages::{Messages, SendBody, SendFrame, SendRequest, SentAnswer},
-    store::{Mark, StoreError},
+    messages::Messages,
+    store::StoreError,
     wire::{Id, Time},
 };
 
 /// Requests of one socket that may be answered at the same time; past them nothing more is read.
 const UNANSWERED: usize = 64;
-
-/// Bad frames within a minute that a socket survives.
-const BAD_FRAMES: usize = 9;
 
 /// The highest number of waiting items that `hello` tells.
 const MOST_PENDING: u32 = 1000;
@@ -54,37 +53,6 @@ pub(super) struct Sockets {
     pub in_flight: usize,
     /// Cancelled when the relay stops.
     pub stop: CancellationToken,
-}
-
-/// Why a socket is closed (proto-docs/websocket.md, "Close codes").
-#[derive(Debug, Clone, Copy)]
-enum Goodbye {
-    /// The peer closed, or is gone.
-    Gone,
-    GoingAway,
-    /// The store could not be asked when the socket opened.
-    TryAgain,
-    ProtocolError,
-    TokenExpired,
-    Deactivated,
-    Stalled,
-    Replaced,
-    Silent,
-}
-
-impl Goodbye {
-    const fn frame(self) -> Option<(u16, &'static str)> {
-        match self {
-            Self::Gone => None,
-            Self::GoingAway => Some((1001, "going away")),
-            Self::TryAgain => Some((1013, "try again later")),
-            Self::ProtocolError => Some((4400, "protocol error")),
-            Self::TokenExpired => Some((4401, "token expired")),
-            Self::Deactivated => Some((4403, "device deactivated")),
-            Self::Stalled | Self::Silent => Some((4408, "timed out")),
-            Self::Replaced => Some((4409, "replaced by a newer connection")),
-        }
-    }
 }
 
 /// What a request became, to be written when it is ready.
@@ -340,108 +308,6 @@ impl Session {
             }
             Some(Inbound::Text(bytes) | Inbound::Binary(bytes)) => self.frame(&bytes),
         }
-    }
-
-    fn frame(&mut self, bytes: &Bytes) -> Option<Goodbye> {
-        let (reference, frame) = read(self.format, bytes);
-        let refused = match frame {
-            Ok(ClientFrame::Ping) => {
-                self.write(&ServerFrame::Pong { reference });
-                return None;
-            }
-            Ok(ClientFrame::Ack(ids)) => {
-                self.ack(reference, &ids);
-                return None;
-            }
-            Ok(ClientFrame::Read(message_id)) => {
-                self.mark_read(reference, message_id);
-                return None;
-            }
-            Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
-            Ok(ClientFrame::Auth(token)) => self.renew(reference.as_deref(), &token),
-            Err(problem) => Err(problem),
-        };
-        refused.err().and_then(|problem| self.refuse(reference, &problem))
-    }
-
-    /// Answers a frame that could not be taken; too many of them end the session.
-    fn refuse(&mut self, reference: Option<String>, problem: &Problem) -> Option<Goodbye> {
-        self.write(&ServerFrame::error(reference, problem));
-        let now = Instant::now();
-        self.bad_frames.retain(|at| now.duration_since(*at) < Duration::from_mins(1));
-        self.bad_frames.push_back(now);
-        (self.bad_frames.len() > BAD_FRAMES).then_some(Goodbye::ProtocolError)
-    }
-
-    fn send(&self, reference: Option<String>, frame: SendFrame) -> Result<(), Problem> {
-        if frame.device_id.as_deref().is_some_and(|id| id != "me" && id != self.caller.device_id.as_str()) {
-            return Err(Problem::new(403, "not-you", "the socket belongs to another device"));
-        }
-        let request = SendRequest::try_from(SendBody::from(frame))?;
-        // The send takes its place here, so that a socket's sends keep their order.
-        let sent = self.sockets.messages.send(self.caller.clone(), request);
-        self.answers.push(Box::pin(async move {
-            Some(match sent.await {
-                Ok(sent) => ServerFrame::Sent { reference, answer: SentAnswer::from(sent) },
-                Err(refusal) => ServerFrame::error(reference, &refusal.into()),
-            })
-        }));
-        Ok(())
-    }
-
-    fn ack(&mut self, reference: Option<String>, ids: &[MessageId]) {
-        let (queue, device) = (Arc::clone(&self.sockets.queue), self.caller.device_no);
-        let (mut positions, mut waited, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for id in ids {
-            match self.in_flight.remove(id) {
-                Some(written) => {
-                    positions.push(written.position);
-                    waited.extend(Some(written.position).filter(|_| written.waited));
-                }
-                None => others.push(*id),
-            }
-        }
-        let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
-        let queue = Arc::clone(&self.sockets.queue);
-        self.answers.push(Box::pin(async move {
-            let mut done = Ok(0);
-            if let Some(erased) = erased {
-                done = erased.await;
-            }
-            if done.is_ok() && !others.is_empty() {
-                done = queue.ack_ids(device, &others).await;
-            }
-            match done {
-                Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),
-                Err(error) => Some(ServerFrame::error(reference, &error.into())),
-            }
-        }));
-    }
-
-    fn mark_read(&self, reference: Option<String>, message_id: MessageId) {
-        let (messages, caller) = (Arc::clone(&self.sockets.messages), self.caller.clone());
-        self.answers.push(
-            async move {
-                match messages.mark(&caller, message_id, Mark::Read).await {
-                    Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),
-                    Err(refusal) => Some(ServerFrame::error(reference, &refusal.into())),
-                }
-            }
-            .boxed_local(),
-        );
-    }
-
-    /// Goes on with a fresh token of the same device.
-    fn renew(&mut self, reference: Option<&str>, token: &str) -> Result<(), Problem> {
-        let claims = self.sockets.authority.claims(token)?;
-        if claims.caller.device_no != self.caller.device_no {
-            return Err(Problem::new(403, "not-you", "the token belongs to another device"));
-        }
-        self.expires_at = self.expires_at.map(|_| claims.expires_at);
-        if let Some(reference) = reference {
-            self.write(&ServerFrame::Acked { reference: reference.to_owned() });
-        }
-        Ok(())
     }
 
     fn write_all(&self, frame: Option<&ServerFrame>) {

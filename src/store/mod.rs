@@ -7,6 +7,7 @@
 //!
 //! Acts that touch several rows lock them in one order: users, then mailboxes by `device_no`, then messages, then items.
 
+mod committed;
 mod decide;
 mod lane;
 pub mod postgres;
@@ -16,13 +17,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
+
+pub use committed::{Committed, committed};
 
 pub use crate::domain::Mismatch;
 use crate::domain::{
-    Batch, Budget, Bundle, Caller, ConversationId, Delivery, Device, DeviceId, DeviceNo, IdentityKey, Item,
-    KeyId, KeyKind, KeyStats, LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt,
-    RegistrationId, Send, Sequence, SessionId, SignedPreKey, Timestamp, UserId,
+    Bundle, Caller, ConversationId, Device, DeviceId, DeviceNo, IdentityKey, Item, KeyId, KeyKind, KeyStats,
+    LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt, RegistrationId, Send,
+    Sequence, SessionId, SignedPreKey, Timestamp, UserId,
 };
 
 /// The store could not do what was asked.
@@ -34,34 +36,6 @@ pub enum StoreError {
     /// Too much waits to be committed; nothing was done.
     #[error("the store is overloaded")]
     Overloaded,
-}
-
-/// Where an engine puts what it has committed, batch by batch in commit order, for hot delivery. Bounded in batches and
-/// in bytes: past that a batch is dropped from hot delivery, and the reconciler delivers it.
-#[derive(Debug, Clone)]
-pub struct Committed {
-    batches: mpsc::Sender<Batch>,
-    budget: Budget,
-}
-
-/// A way for committed batches: where engines put them, and where hot delivery takes them from.
-#[must_use]
-pub fn committed(batches: usize, bytes: usize) -> (Committed, mpsc::Receiver<Batch>) {
-    let (sender, receiver) = mpsc::channel(batches);
-    (Committed { batches: sender, budget: Budget::new(bytes) }, receiver)
-}
-
-impl Committed {
-    /// Hands over what was committed.
-    fn hand_over(&self, deliveries: Vec<Delivery>) {
-        if deliveries.is_empty() {
-            return;
-        }
-        let handed = self.budget.batch(deliveries).is_some_and(|batch| self.batches.try_send(batch).is_ok());
-        if !handed {
-            tracing::debug!("hot delivery does not keep up; a committed batch is left to the reconciler");
-        }
-    }
 }
 
 /// The limits that acts enforce.

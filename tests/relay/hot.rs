@@ -43,6 +43,7 @@ suite! {
     every_kind_of_event_survives_the_trip_unchanged,
     a_heavy_item_travels_as_a_wake_and_is_cached_whole,
     an_unlistened_item_is_cached_and_comes_back_at_its_position_only,
+    a_body_that_is_to_be_erased_early_is_not_cached,
     a_listened_item_is_not_cached,
     a_position_that_goes_back_is_not_cached,
     forgotten_items_are_gone_and_the_others_are_not,

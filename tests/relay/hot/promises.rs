@@ -141,6 +141,12 @@ pub(super) async fn an_unlistened_item_is_cached_and_comes_back_at_its_position_
     }
 }
 
+pub(super) async fn a_body_that_is_to_be_erased_early_is_not_cached(rig: &Rig) {
+    let device = rig.device();
+    rig.one.hot.deliver(&[delivery(device, 1, &bare_message())]).await.unwrap();
+    assert!(cached(&*rig.two.hot, device, &positions([1])).await.is_empty());
+}
+
 pub(super) async fn a_listened_item_is_not_cached(rig: &Rig) {
     let device = rig.device();
     rig.two.hot.subscribe(device).await.unwrap();

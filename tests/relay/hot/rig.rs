@@ -165,7 +165,7 @@ pub(crate) fn message(body: usize) -> Arc<Item> {
         status: Status::Delivered,
         delivered_at: Some(Timestamp::from_millis(1_700_000_000_002)),
         read_at: Some(Timestamp::from_millis(1_700_000_000_003)),
-        self_destructing: true,
+        self_destructing: false,
         expires_at: Timestamp::from_millis(1_700_000_000_004),
     }))
 }
@@ -178,7 +178,7 @@ pub(crate) fn bare_message() -> Arc<Item> {
         sequence: None,
         delivered_at: None,
         read_at: None,
-        self_destructing: false,
+        self_destructing: true,
         ..full
     };
     Arc::new(Item::Message(bare))

@@ -1,0 +1,124 @@
+//! What a device asks for over its socket.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::{Goodbye, Session};
+use crate::{
+    domain::MessageId,
+    http::Problem,
+    messages::{SendBody, SendFrame, SendRequest, SentAnswer},
+    queue::frames::{ClientFrame, ServerFrame, read},
+    store::Mark,
+};
+
+/// Bad frames within a minute that a socket survives.
+const BAD_FRAMES: usize = 9;
+
+impl Session {
+    /// Takes a frame: its answer comes when it is ready.
+    pub(super) fn frame(&mut self, bytes: &Bytes) -> Option<Goodbye> {
+        let (reference, frame) = read(self.format, bytes);
+        let refused = match frame {
+            Ok(ClientFrame::Ping) => {
+                self.write(&ServerFrame::Pong { reference });
+                return None;
+            }
+            Ok(ClientFrame::Ack(ids)) => {
+                self.ack(reference, &ids);
+                return None;
+            }
+            Ok(ClientFrame::Read(message_id)) => {
+                self.mark_read(reference, message_id);
+                return None;
+            }
+            Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
+            Ok(ClientFrame::Auth(token)) => self.renew(reference.as_deref(), &token),
+            Err(problem) => Err(problem),
+        };
+        refused.err().and_then(|problem| self.refuse(reference, &problem))
+    }
+
+    /// Answers a frame that could not be taken; too many of them end the session.
+    pub(super) fn refuse(&mut self, reference: Option<String>, problem: &Problem) -> Option<Goodbye> {
+        self.write(&ServerFrame::error(reference, problem));
+        let now = Instant::now();
+        self.bad_frames.retain(|at| now.duration_since(*at) < Duration::from_mins(1));
+        self.bad_frames.push_back(now);
+        (self.bad_frames.len() > BAD_FRAMES).then_some(Goodbye::ProtocolError)
+    }
+
+    fn send(&self, reference: Option<String>, frame: SendFrame) -> Result<(), Problem> {
+        if frame.device_id.as_deref().is_some_and(|id| id != "me" && id != self.caller.device_id.as_str()) {
+            return Err(Problem::new(403, "not-you", "the socket belongs to another device"));
+        }
+        let request = SendRequest::try_from(SendBody::from(frame))?;
+        // The send takes its place here, so that a socket's sends keep their order.
+        let sent = self.sockets.messages.send(self.caller.clone(), request);
+        self.answers.push(Box::pin(async move {
+            Some(match sent.await {
+                Ok(sent) => ServerFrame::Sent { reference, answer: SentAnswer::from(sent) },
+                Err(refusal) => ServerFrame::error(reference, &refusal.into()),
+            })
+        }));
+        Ok(())
+    }
+
+    fn ack(&mut self, reference: Option<String>, ids: &[MessageId]) {
+        let (queue, device) = (Arc::clone(&self.sockets.queue), self.caller.device_no);
+        let (mut positions, mut waited, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for id in ids {
+            match self.in_flight.remove(id) {
+                Some(written) => {
+                    positions.push(written.position);
+                    waited.extend(Some(written.position).filter(|_| written.waited));
+                }
+                None => others.push(*id),
+            }
+        }
+        let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
+        let queue = Arc::clone(&self.sockets.queue);
+        self.answers.push(Box::pin(async move {
+            let mut done = Ok(0);
+            if let Some(erased) = erased {
+                done = erased.await;
+            }
+            if done.is_ok() && !others.is_empty() {
+                done = queue.ack_ids(device, &others).await;
+            }
+            match done {
+                Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),
+                Err(error) => Some(ServerFrame::error(reference, &error.into())),
+            }
+        }));
+    }
+
+    fn mark_read(&self, reference: Option<String>, message_id: MessageId) {
+        let (messages, caller) = (Arc::clone(&self.sockets.messages), self.caller.clone());
+        self.answers.push(
+            async move {
+                match messages.mark(&caller, message_id, Mark::Read).await {
+                    Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),
+                    Err(refusal) => Some(ServerFrame::error(reference, &refusal.into())),
+                }
+            }
+            .boxed_local(),
+        );
+    }
+
+    /// Goes on with a fresh token of the same device.
+    fn renew(&mut self, reference: Option<&str>, token: &str) -> Result<(), Problem> {
+        let claims = self.sockets.authority.claims(token)?;
+        if claims.caller.device_no != self.caller.device_no {
+            return Err(Problem::new(403, "not-you", "the token belongs to another device"));
+        }
+        self.expires_at = self.expires_at.map(|_| claims.expires_at);
+        if let Some(reference) = reference {
+            self.write(&ServerFrame::Acked { reference: reference.to_owned() });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,33 @@
+//! From an engine to hot delivery.
+
+use tokio::sync::mpsc;
+
+use crate::domain::{Batch, Budget, Delivery};
+
+/// Where an engine puts what it has committed, batch by batch in commit order, for hot delivery. Bounded in batches and
+/// in bytes: past that a batch is dropped from hot delivery, and the reconciler delivers it.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    batches: mpsc::Sender<Batch>,
+    budget: Budget,
+}
+
+/// A way for committed batches: where engines put them, and where hot delivery takes them from.
+#[must_use]
+pub fn committed(batches: usize, bytes: usize) -> (Committed, mpsc::Receiver<Batch>) {
+    let (sender, receiver) = mpsc::channel(batches);
+    (Committed { batches: sender, budget: Budget::new(bytes) }, receiver)
+}
+
+impl Committed {
+    /// Hands over what was committed.
+    pub(super) fn hand_over(&self, deliveries: Vec<Delivery>) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let handed = self.budget.batch(deliveries).is_some_and(|batch| self.batches.try_send(batch).is_ok());
+        if !handed {
+            tracing::debug!("hot delivery does not keep up; a committed batch is left to the reconciler");
+        }
+    }
+}
