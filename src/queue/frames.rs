@@ -193,6 +193,15 @@ struct AuthFrame {
     token: String,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PingFrame {
+    #[serde(rename = "type")]
+    _type: String,
+    #[serde(rename = "ref")]
+    _reference: Option<String>,
+}
+
 /// The longest `ref`, in bytes.
 const LONGEST_REF: usize = 64;
 
@@ -223,7 +232,7 @@ fn frame(format: Format, kind: &str, bytes: &Bytes) -> Result<ClientFrame, Probl
         }
         "read" => Ok(ClientFrame::Read(MessageId::new(format.decode::<ReadFrame>(bytes)?.message_id.0))),
         "auth" => Ok(ClientFrame::Auth(format.decode::<AuthFrame>(bytes)?.token)),
-        "ping" => Ok(ClientFrame::Ping),
+        "ping" => format.decode::<PingFrame>(bytes).map(|_| ClientFrame::Ping),
         _ => Err(Problem::bad_field("type", "no frame of this type is known")),
     }
 }

@@ -109,8 +109,8 @@ pub(super) struct Session {
     seen: Position,
     /// The head when the socket opened, until `queue_drained` has been sent.
     backlog: Option<Position>,
-    /// The head when the socket opened: what lies up to there may lie in the offline queue too.
-    waited: Position,
+    /// The head when the socket opened, once it is known: what lies up to there may lie in the offline queue too.
+    waited: Option<Position>,
     /// Positions that are left, not yet read.
     to_read: VecDeque<Position>,
     /// Up to where `to_read` tells everything.
@@ -140,16 +140,17 @@ impl Session {
         outbox: Outbox,
     ) -> Self {
         Self {
-            sockets,
             caller,
-            session_id: Uuid::new_v4(),
+            // In the order of time, so that of two nodes that hear of each other's session at the same moment both
+            // agree which one is the newer.
+            session_id: MessageId::fresh(sockets.queue.clock.now()).uuid(),
             format,
             inbox,
             outbox,
             expires_at,
             seen: Position::START,
             backlog: None,
-            waited: Position::START,
+            waited: None,
             to_read: VecDeque::new(),
             covered: Position::START,
             ready: VecDeque::new(),
@@ -160,6 +161,7 @@ impl Session {
             bad_frames: VecDeque::new(),
             heard_at: Instant::now(),
             stalled_since: None,
+            sockets,
         }
     }
 
@@ -218,6 +220,9 @@ impl Session {
             self.advance(seat).await;
             let room = self.outbox.has_room();
             self.note_stall(room);
+            if let Some(goodbye) = self.overdue() {
+                return goodbye;
+            }
             let reading = room && self.answers.len() < UNANSWERED;
             let (deadline, why) = self.next_deadline();
             let retry = self.retry_at;
@@ -254,6 +259,16 @@ impl Session {
         next
     }
 
+    /// What has to end however busy the socket is: the deadline below is reached by an idle one only.
+    fn overdue(&self) -> Option<Goodbye> {
+        let now = self.sockets.queue.clock.now();
+        if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            return Some(Goodbye::TokenExpired);
+        }
+        let stalled = self.stalled_since.is_some_and(|since| since.elapsed() >= self.sockets.times.stall);
+        stalled.then_some(Goodbye::Stalled)
+    }
+
     fn note_stall(&mut self, room: bool) {
         if room {
             self.stalled_since = None;
@@ -274,22 +289,29 @@ impl Session {
         {
             if let Some((position, item)) = self.ready.pop_front() {
                 self.push(position, &item);
+                self.settle();
             } else if let Err(error) = self.fetch().await {
                 tracing::debug!(%error, "a mailbox could not be read; trying again");
                 self.behind = true;
                 self.retry_at = Some(Instant::now() + RETRY);
-            } else if self.ready.is_empty() && self.to_read.is_empty() {
-                self.seen = self.seen.max(self.covered);
-                if self.backlog.is_some_and(|head| head <= self.seen) {
-                    self.backlog = None;
-                    self.write(&ServerFrame::QueueDrained);
-                }
-                if !self.behind {
-                    break;
-                }
+            } else if self.settle() && !self.behind {
+                break;
             }
         }
         seat.line().set_seen(self.seen);
+    }
+
+    /// Whether everything that was read of the mailbox is written; tells the peer the first time.
+    fn settle(&mut self) -> bool {
+        if !self.ready.is_empty() || !self.to_read.is_empty() {
+            return false;
+        }
+        self.seen = self.seen.max(self.covered);
+        if self.backlog.is_some_and(|head| head <= self.seen) {
+            self.backlog = None;
+            self.write(&ServerFrame::QueueDrained);
+        }
+        true
     }
 
     /// Reads the next bodies, or else what is left after `seen`.
@@ -305,10 +327,9 @@ impl Session {
         if !self.behind {
             return Ok(());
         }
-        let first_page = self.waited == Position::START && self.covered == Position::START;
         let left = queue.left(device, self.seen, PAGE).await?;
-        if first_page {
-            self.waited = left.head;
+        if self.waited.is_none() {
+            self.waited = Some(left.head);
             self.backlog = Some(left.head);
         }
         self.behind = left.positions.len() >= PAGE as usize;
@@ -330,6 +351,7 @@ impl Session {
     }
 
     fn hear(&mut self, signal: Signal) -> Option<Goodbye> {
+        let room = self.outbox.has_room();
         match signal {
             Signal::End(End::Replaced) => return Some(Goodbye::Replaced),
             Signal::End(End::Deactivated) | Signal::Event(Event::Deactivated) => {
@@ -338,6 +360,8 @@ impl Session {
             Signal::Behind => self.behind = true,
             Signal::Event(Event::Item(position, item)) => self.live(position, &item),
             Signal::Event(Event::Wake(position)) => self.behind |= position > self.seen,
+            // A peer that does not read misses what is live only.
+            Signal::Event(Event::Fleeting(_) | Event::Receipt(_) | Event::KeysLow(_)) if !room => {}
             Signal::Event(Event::Fleeting(item)) => self.write(&ServerFrame::item(&item)),
             Signal::Event(Event::Receipt(receipt)) => self.write(&ServerFrame::receipt(receipt)),
             Signal::Event(Event::KeysLow(low)) => self.write(&ServerFrame::keys_low(low)),
@@ -446,7 +470,7 @@ impl Session {
                 None => others.push(*id),
             }
         }
-        let waited = positions.iter().any(|position| *position <= self.waited);
+        let waited = positions.iter().any(|position| Some(*position) <= self.waited);
         let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
         let queue = Arc::clone(&self.sockets.queue);
         self.answers.push(Box::pin(async move {

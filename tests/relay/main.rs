@@ -2,7 +2,10 @@
 
 #![expect(unreachable_pub, reason = "a test binary has no public face")]
 
+mod faults;
 mod harness;
 mod hot;
+mod races;
+mod socket;
 mod store;
 mod support;
