@@ -1,9 +1,12 @@
 //! Combining: while one batch is being committed the next one gathers, without a waiting window.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, sleep},
+};
 
 use super::StoreError;
 
@@ -48,8 +51,9 @@ pub(super) struct Lane<I, O> {
     room: Arc<Semaphore>,
 }
 
-/// Attempts at one batch before its items are answered `Unavailable`; with the pauses between them about 5 s.
-const ATTEMPTS: u32 = 8;
+/// How long a batch is tried again before its items are answered `Unavailable`. By time and not by count: an engine that
+/// does not answer at all makes each attempt last.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl<I, O> Lane<I, O>
 where
@@ -130,15 +134,15 @@ async fn commit_all<I: Send + Sync, O>(
 
 /// Commits a batch, again and again while the fault may pass.
 async fn persist<I: Send + Sync, O>(items: &[I], commit: &impl Commit<I, O>) -> Result<Vec<O>, Fault> {
-    let mut pause = std::time::Duration::from_millis(5);
-    for _ in 1..ATTEMPTS {
+    let mut pause = Duration::from_millis(5);
+    let give_up = Instant::now() + PATIENCE;
+    loop {
         match commit.commit(items).await {
-            Err(Fault::Transient(_)) => tokio::time::sleep(pause).await,
+            Err(Fault::Transient(_)) if Instant::now() + pause < give_up => sleep(pause).await,
             decided => return decided,
         }
-        pause = (pause * 3).min(std::time::Duration::from_secs(1));
+        pause = (pause * 3).min(Duration::from_secs(1));
     }
-    commit.commit(items).await
 }
 
 fn root(fault: &Fault) -> &sqlx::Error {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::support::{
     client::{Device, Kind, opaque_send},
-    crypto::{b64, opaque},
+    crypto::{b64, opaque, unb64},
     process::RelayProcess,
     relay::Backend,
     socket::{Incoming, Socket},
@@ -119,71 +119,81 @@ async fn speak(sender: &Device, nodes: [String; 2], to: Uuid, count: u32) {
     }
 }
 
-/// What a reader has made sure of: the last number of each sender.
-#[derive(Default)]
-struct Ledger {
-    acked: HashMap<String, u32>,
+/// The last number of each sender.
+type Numbers = HashMap<String, u32>;
+
+/// One socket of a reader: what it was shown, and what it acked.
+struct Reading<'a> {
+    socket: Socket,
+    acked: &'a mut Numbers,
+    shown: Numbers,
+    unacked: Vec<Value>,
+    asked: Option<Numbers>,
 }
 
-impl Ledger {
-    /// Takes a message on a socket that has shown these so far; it must follow without a gap.
-    fn take(&self, shown: &mut HashMap<String, u32>, frame: &Value) {
+impl Reading<'_> {
+    /// Takes what comes next; false after a silence.
+    async fn step(&mut self) -> bool {
+        match self.socket.read(Instant::now() + Duration::from_millis(2500)).await {
+            Some(Incoming::Frame(frame)) if frame["type"] == "message" => self.take(&frame),
+            Some(Incoming::Frame(frame)) if frame["type"] == "acked" => {
+                self.acked.extend(self.asked.take().unwrap());
+            }
+            Some(Incoming::Frame(_)) => {}
+            Some(Incoming::Closed(code)) => panic!("closed with {code:?}"),
+            None => return false,
+        }
+        true
+    }
+
+    /// A message must follow its sender's last one without a gap: on this socket, or among what was acked before.
+    fn take(&mut self, frame: &Value) {
         let sender = frame["sender_id"].as_str().unwrap();
-        let bytes = crate::support::crypto::unb64(&frame["ciphertext"]);
+        let bytes = unb64(&frame["ciphertext"]);
         let number = u32::from_be_bytes(bytes[1..5].try_into().unwrap());
-        let expected = shown.get(sender).or_else(|| self.acked.get(sender)).map_or(0, |last| last + 1);
-        assert_eq!(number, expected, "a gap, a repeat or a swap of one sender's messages");
-        shown.insert(sender.to_owned(), number);
+        let last = self.shown.get(sender).or_else(|| self.acked.get(sender));
+        assert_eq!(number, last.map_or(0, |last| last + 1), "a gap, a repeat or a swap of one sender's messages");
+        self.shown.insert(sender.to_owned(), number);
+        self.unacked.push(frame["message_id"].clone());
+    }
+
+    async fn ask(&mut self) {
+        let ids = std::mem::take(&mut self.unacked);
+        if !ids.is_empty() && self.asked.is_none() {
+            self.asked = Some(self.shown.clone());
+            self.socket.send(&json!({ "type": "ack", "ref": "a", "message_ids": ids })).await;
+        }
     }
 }
 
-/// Reads on both nodes in turn until everything of every sender was acked.
+/// Reads on both nodes in turn until everything of every sender was acked; how often it connected.
 async fn read_on_both(reader: [Device; 2], senders: usize, each: u32) -> usize {
-    let mut ledger = Ledger::default();
+    let mut acked = Numbers::new();
     let deadline = Instant::now() + Duration::from_secs(90);
     for connection in 0.. {
-        assert!(Instant::now() < deadline, "acked so far: {:?}", ledger.acked);
-        let mut socket = Socket::open(&reader[connection % 2]).await;
-        let (mut shown, mut ids) = (HashMap::new(), Vec::new());
-        // Each socket lives for some hundred frames and leaves a few of them without an ack.
-        for count in 1..=400 {
-            match socket.read(Instant::now() + Duration::from_millis(2500)).await {
-                Some(Incoming::Frame(frame)) if frame["type"] == "message" => {
-                    ledger.take(&mut shown, &frame);
-                    ids.push(frame["message_id"].clone());
-                }
-                Some(Incoming::Frame(_)) => {}
-                Some(Incoming::Closed(code)) => panic!("closed with {code:?}"),
-                None => break,
+        assert!(Instant::now() < deadline, "acked so far: {acked:?}");
+        let socket = Socket::open(&reader[connection % 2]).await;
+        let (shown, unacked) = (Numbers::new(), Vec::new());
+        let mut reading = Reading { socket, acked: &mut acked, shown, unacked, asked: None };
+        // Each socket lives for some hundred frames and leaves the last of them without an ack.
+        for count in 1..=330 {
+            let more = reading.step().await;
+            if (count % 50 == 0 || !more) && reading.asked.is_none() {
+                reading.ask().await;
             }
-            if count % 50 == 0 {
-                acknowledge(&mut socket, &mut ids, &mut ledger, &shown).await;
+            if !more {
+                break;
             }
         }
-        if ids.len() < 40 {
-            acknowledge(&mut socket, &mut ids, &mut ledger, &shown).await;
+        while reading.asked.is_some() {
+            assert!(reading.step().await, "an ack was not answered");
         }
-        socket.close().await;
-        if ledger.acked.len() == senders && ledger.acked.values().all(|last| last + 1 == each) {
+        reading.socket.close().await;
+        if acked.len() == senders && acked.values().all(|last| last + 1 == each) {
             return connection + 1;
         }
     }
     unreachable!()
-}
-
-/// Acks what was shown; what comes before the answer stays with the socket and is read again on the next one.
-async fn acknowledge(
-    socket: &mut Socket,
-    ids: &mut Vec<Value>,
-    ledger: &mut Ledger,
-    shown: &HashMap<String, u32>,
-) {
-    let all = std::mem::take(ids);
-    if all.is_empty() {
-        return;
-    }
-    socket.send(&json!({ "type": "ack", "message_ids": all })).await;
-    ledger.acked.extend(shown.iter().map(|(sender, last)| (sender.clone(), *last)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

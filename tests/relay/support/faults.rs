@@ -191,11 +191,7 @@ pub fn resident(process: u32) -> u64 {
 }
 
 /// Asks again and again until the answer is yes; panics after the deadline.
-pub async fn eventually<F: Future<Output = bool>>(
-    what: &str,
-    patience: Duration,
-    mut ask: impl FnMut() -> F,
-) {
+pub async fn eventually(what: &str, patience: Duration, mut ask: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !ask().await {
         assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
