@@ -61,8 +61,9 @@ async fn what_was_accepted_survives_a_killed_relay_and_arrives_once(backend: &Ba
         for _ in 0..4 {
             senders.push(Device::registered_at(&url, Kind::Ed25519).await);
         }
-        let sending =
-            futures_util::future::join_all(senders.iter().map(|sender| send_until_it_breaks(sender, bob.user_id)));
+        let sending = futures_util::future::join_all(
+            senders.iter().map(|sender| send_until_it_breaks(sender, bob.user_id)),
+        );
         let killing = async {
             tokio::time::sleep(Duration::from_millis(400 + 130 * round)).await;
             process.kill().await;
@@ -111,7 +112,8 @@ async fn drained(socket: &mut Socket) -> Vec<Value> {
             _ => continue,
         }
         if messages.len() % 100 == 0 {
-            let ids: Vec<_> = messages[messages.len() - 100..].iter().map(|frame| &frame["message_id"]).collect();
+            let ids: Vec<_> =
+                messages[messages.len() - 100..].iter().map(|frame| &frame["message_id"]).collect();
             socket.send(&json!({ "type": "ack", "message_ids": ids })).await;
         }
     }
@@ -151,9 +153,13 @@ async fn within_the_delay(socket: &mut Socket, since: Instant, ids: &[Value]) {
     let mut got = Vec::new();
     while got.len() < ids.len() {
         match socket.read(since + DELAY).await {
-            Some(Incoming::Frame(frame)) if frame["type"] == "message" => got.push(frame["message_id"].clone()),
+            Some(Incoming::Frame(frame)) if frame["type"] == "message" => {
+                got.push(frame["message_id"].clone())
+            }
             Some(Incoming::Frame(_)) => {}
-            other => panic!("{other:?} after {:?} and {} of {} messages", since.elapsed(), got.len(), ids.len()),
+            other => {
+                panic!("{other:?} after {:?} and {} of {} messages", since.elapsed(), got.len(), ids.len())
+            }
         }
     }
     assert_eq!(got, ids);
@@ -305,10 +311,8 @@ async fn without_postgres_every_call_is_503_until_it_is_back() {
     let database = backend.database().unwrap().url();
     let proxy = Proxy::to(&authority(&database)).await;
     let relay = backend.relay(&[("DATABASE_URL", &moved(&database, proxy.address))]).await;
-    let (alice, bob) = (
-        Device::registered(&relay, Kind::Ed25519).await,
-        Device::registered(&relay, Kind::Ed25519).await,
-    );
+    let (alice, bob) =
+        (Device::registered(&relay, Kind::Ed25519).await, Device::registered(&relay, Kind::Ed25519).await);
     let mut socket = Socket::open(&bob).await;
     socket.expect("queue_drained").await;
     for line in [Line::Cut, Line::Swallows] {
@@ -329,7 +333,8 @@ async fn without_postgres_every_call_is_503_until_it_is_back() {
         proxy.turn(Line::Cut);
         proxy.turn(Line::Open);
         eventually("the relay is ready again", PATIENCE, async || {
-            alice.get("/health/ready").await.status == 200
+            // Revocations are read again a moment after the store is back; until then callers wait.
+            alice.get("/health/ready").await.status == 200 && alice.queue("limit=1").await.status == 200
         })
         .await;
         // The refused send was not taken, or it was and is known: a repeat settles it.
@@ -338,4 +343,49 @@ async fn without_postgres_every_call_is_503_until_it_is_back() {
         within_the_delay(&mut socket, Instant::now(), &[body["message_id"].clone()]).await;
     }
     backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sends_in_flight_when_postgres_falls_silent_are_answered_and_the_relay_recovers() {
+    let Some(backend) = Backend::production().await else { return };
+    let database = backend.database().unwrap().url();
+    let proxy = Proxy::to(&authority(&database)).await;
+    let relay = backend.relay(&[("DATABASE_URL", &moved(&database, proxy.address))]).await;
+    let (alice, bob) =
+        (Device::registered(&relay, Kind::Ed25519).await, Device::registered(&relay, Kind::Ed25519).await);
+    let sending = futures_util::future::join_all((0..8).map(|_| send_until_refused(&alice, bob.user_id)));
+    let silence = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        proxy.turn(Line::Swallows);
+    };
+    let answered = tokio::time::timeout(2 * PATIENCE, async { tokio::join!(sending, silence).0 });
+    let sent = answered.await.expect("every send is answered although Postgres says nothing");
+    // Postgres is back at the same place; the connections from before never say another word.
+    proxy.renew();
+    eventually("the relay serves again", 2 * PATIENCE, async || bob.queue("limit=1").await.status == 200)
+        .await;
+    let mut socket = Socket::open(&bob).await;
+    let came: HashSet<_> =
+        drained(&mut socket).await.iter().map(|frame| frame["message_id"].clone()).collect();
+    for (accepted, refused) in sent {
+        assert!(accepted.iter().all(|id| came.contains(id)));
+        let known = came.contains(&refused["message_id"]);
+        alice.send(&refused).await.is(if known { 200 } else { 201 });
+    }
+    backend.finish().await;
+}
+
+/// Sends until the first refusal; what was accepted, and the body that was refused.
+async fn send_until_refused(sender: &Device, to: Uuid) -> (Vec<Value>, Value) {
+    let mut accepted = Vec::new();
+    loop {
+        let mut body = opaque_send(to);
+        body["message_id"] = json!(Uuid::new_v4());
+        let answer = sender.send(&body).await;
+        if answer.status != 201 {
+            assert_eq!(answer.status, 503, "{answer:?}");
+            return (accepted, body);
+        }
+        accepted.push(answer["message_id"].clone());
+    }
 }

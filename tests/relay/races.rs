@@ -152,7 +152,11 @@ impl Reading<'_> {
         let bytes = unb64(&frame["ciphertext"]);
         let number = u32::from_be_bytes(bytes[1..5].try_into().unwrap());
         let last = self.shown.get(sender).or_else(|| self.acked.get(sender));
-        assert_eq!(number, last.map_or(0, |last| last + 1), "a gap, a repeat or a swap of one sender's messages");
+        assert_eq!(
+            number,
+            last.map_or(0, |last| last + 1),
+            "a gap, a repeat or a swap of one sender's messages"
+        );
         self.shown.insert(sender.to_owned(), number);
         self.unacked.push(frame["message_id"].clone());
     }

@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use futures_util::future::BoxFuture;
 use sqlx::{Error, PgPool};
 
-use super::{fault::classify, rows::Places};
+use super::{
+    fault::{answered, classify},
+    rows::Places,
+};
 use crate::{
     domain::{DeviceNo, Position},
     store::lane::{Commit, Fault},
@@ -25,7 +28,7 @@ pub(super) struct Ack {
 
 impl Commit<Acked, u32> for Ack {
     fn commit<'a>(&'a self, batch: &'a [Acked]) -> BoxFuture<'a, Result<Vec<u32>, Fault>> {
-        Box::pin(async move { self.run(batch).await.map_err(classify) })
+        Box::pin(async move { answered(self.run(batch)).await.map_err(classify) })
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,6 +35,7 @@ pub enum Line {
 pub struct Proxy {
     pub address: SocketAddr,
     line: Arc<watch::Sender<Line>>,
+    since: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
@@ -41,17 +45,26 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let line = Arc::new(watch::Sender::new(Line::Open));
-        let (service, state) = (service.to_owned(), Arc::clone(&line));
+        let since = Arc::<AtomicUsize>::default();
+        let (service, state, renewed) = (service.to_owned(), Arc::clone(&line), Arc::clone(&since));
         let serving = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, service.clone(), state.subscribe()));
+                let born = renewed.load(Ordering::SeqCst);
+                let carrier = Carrier { line: state.subscribe(), renewed: Arc::clone(&renewed), born };
+                tokio::spawn(carrier.carry(client, service.clone()));
             }
         });
-        Self { address, line, serving }
+        Self { address, line, since, serving }
     }
 
     pub fn turn(&self, line: Line) {
         self.line.send_replace(line);
+    }
+
+    /// Passes new connections on; those from before stay as they are.
+    pub fn renew(&self) {
+        self.since.fetch_add(1, Ordering::SeqCst);
+        self.line.send_replace(Line::Open);
     }
 }
 
@@ -61,37 +74,47 @@ impl Drop for Proxy {
     }
 }
 
-async fn carry(client: TcpStream, service: String, line: watch::Receiver<Line>) {
-    let mut cut = line.clone();
-    let both = async {
-        let server = TcpStream::connect(&service).await?;
-        let (mut from_client, mut to_client) = client.into_split();
-        let (mut from_server, mut to_server) = server.into_split();
-        tokio::select! {
-            done = pump(&mut from_client, &mut to_server, &line) => done,
-            done = pump(&mut from_server, &mut to_client, &line) => done,
-        }
-    };
-    tokio::select! {
-        // Either way the connections end here.
-        _ = both => {}
-        _ = cut.wait_for(|line| *line == Line::Cut) => {}
-    }
+/// One connection through a proxy.
+struct Carrier {
+    line: watch::Receiver<Line>,
+    renewed: Arc<AtomicUsize>,
+    born: usize,
 }
 
-async fn pump(
-    from: &mut (impl AsyncReadExt + Unpin),
-    to: &mut (impl AsyncWriteExt + Unpin),
-    line: &watch::Receiver<Line>,
-) -> std::io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let read = from.read(&mut buffer).await?;
-        if read == 0 {
-            return Ok(());
+impl Carrier {
+    async fn carry(self, client: TcpStream, service: String) {
+        let mut cut = self.line.clone();
+        let both = async {
+            let server = TcpStream::connect(&service).await?;
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            tokio::select! {
+                done = self.pump(&mut from_client, &mut to_server) => done,
+                done = self.pump(&mut from_server, &mut to_client) => done,
+            }
+        };
+        tokio::select! {
+            // Either way the connections end here.
+            _ = both => {}
+            _ = cut.wait_for(|line| *line == Line::Cut) => {}
         }
-        if *line.borrow() == Line::Open {
-            to.write_all(&buffer[..read]).await?;
+    }
+
+    async fn pump(
+        &self,
+        from: &mut (impl AsyncReadExt + Unpin),
+        to: &mut (impl AsyncWriteExt + Unpin),
+    ) -> std::io::Result<()> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let read = from.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            let current = self.renewed.load(Ordering::SeqCst) == self.born;
+            if current && *self.line.borrow() == Line::Open {
+                to.write_all(&buffer[..read]).await?;
+            }
         }
     }
 }
