@@ -1,15 +1,17 @@
 //! How sockets end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::SinkExt;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{messages, pair, pair_at, quiet, send_frame, sent};
 use crate::support::{
     client::{Device, Kind},
     process::RelayProcess,
     relay::{Backend, on_both_backends},
-    socket::Socket,
+    socket::{Door, Format, Incoming, PATIENCE, Socket},
 };
 
 on_both_backends! {
@@ -64,11 +66,7 @@ async fn deactivation_closes_the_socket(backend: &Backend) {
     bob.deactivate(&tablet).await.is(200);
     assert_eq!(socket.closed().await, Some(4403));
     other.expect("queue_drained").await;
-    assert!(
-        Socket::connect(&tablet, crate::support::socket::Format::Json, crate::support::socket::Door::Header)
-            .await
-            .is_err()
-    );
+    assert!(Socket::connect(&tablet, Format::Json, Door::Header).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,21 +88,19 @@ async fn deactivation_closes_the_socket_on_another_node_within_a_second() {
 
 async fn an_expired_token_closes_even_a_busy_socket(backend: &Backend) {
     let (relay, clock) = backend.relay_at_noon(&[]).await;
-    let (alice, bob) = pair(&relay).await;
+    let alice = Device::registered(&relay, Kind::Ed25519).await;
     let mut socket = Socket::open(&alice).await;
     clock.advance(Duration::from_secs(901));
-    // The machine's clock has not moved, so the session looks when it next has something to do.
-    socket.send(&json!({ "type": "ping" })).await;
-    for number in 0..100 {
-        if socket.send_raw(tungstenite_text(&send_frame(&number.to_string(), bob.user_id))).await.is_err() {
-            break;
-        }
+    let bob = Device::registered(&relay, Kind::Ed25519).await;
+    // Only the relay's clock was moved, so that the session looks when it next has something to do.
+    socket.raw().feed(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    for number in 0..50 {
+        let frame = send_frame(&number.to_string(), bob.user_id);
+        socket.raw().feed(Message::text(frame.to_string())).await.unwrap();
     }
+    socket.raw().flush().await.unwrap();
     assert_eq!(socket.closed().await, Some(4401));
-}
-
-fn tungstenite_text(frame: &serde_json::Value) -> tokio_tungstenite::tungstenite::Message {
-    tokio_tungstenite::tungstenite::Message::text(frame.to_string())
+    assert!(bob.mailbox().await.is_empty(), "what came after the end of the token was not done");
 }
 
 async fn a_fresh_token_keeps_the_socket_open(backend: &Backend) {
@@ -167,11 +163,11 @@ async fn a_stop_answers_what_is_in_flight_and_says_going_away() {
     process.terminate();
     let mut answered = 1;
     let code = loop {
-        let deadline = std::time::Instant::now() + crate::support::socket::PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         match sockets[0].read(deadline).await.expect("the socket ends") {
-            crate::support::socket::Incoming::Frame(frame) if frame["type"] == "sent" => answered += 1,
-            crate::support::socket::Incoming::Frame(_) => {}
-            crate::support::socket::Incoming::Closed(code) => break code,
+            Incoming::Frame(frame) if frame["type"] == "sent" => answered += 1,
+            Incoming::Frame(_) => {}
+            Incoming::Closed(code) => break code,
         }
     };
     assert_eq!(code, Some(1001));
