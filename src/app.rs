@@ -35,7 +35,7 @@ use crate::{
     config::{AuthMode, Config, MasterSecret},
     domain::Clock,
     hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
-    http::{Problem, frame, service::Health, unknown_path},
+    http::{frame, service::Health, unknown_path},
     jobs,
     keys::Keys,
     messages::{ConversationKey, Messages, SendRules},
@@ -198,18 +198,13 @@ async fn open_store(
     clock: &Arc<dyn Clock>,
 ) -> Result<(Arc<dyn Store>, String), StartError> {
     let limits = config.store_limits;
-    match &config.database_url {
-        Some(url) => {
-            let store =
-                PostgresStore::connect(url, config.max_db_connections, limits, committed, Arc::clone(clock))
-                    .await?;
-            Ok((Arc::new(store), "Postgres".to_owned()))
-        }
-        None => {
-            let store = SqliteStore::open(&config.data_dir, limits, committed, Arc::clone(clock)).await?;
-            Ok((Arc::new(store), format!("SQLite in {}", config.data_dir.display())))
-        }
+    if let Some(url) = &config.database_url {
+        let (connections, clock) = (config.max_db_connections, Arc::clone(clock));
+        let store = PostgresStore::connect(url, connections, limits, committed, clock).await?;
+        return Ok((Arc::new(store), "Postgres".to_owned()));
     }
+    let store = SqliteStore::open(&config.data_dir, limits, committed, Arc::clone(clock)).await?;
+    Ok((Arc::new(store), format!("SQLite in {}", config.data_dir.display())))
 }
 
 fn open_hot(config: &Config, sessions: &Arc<Sessions>) -> Result<(Arc<dyn Hot>, &'static str), HotError> {
@@ -304,7 +299,6 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
     let known = web::Data::new(api::known_paths());
     let document = web::Data::new(api::DocumentText(api::document_text()));
     let server = HttpServer::new(move || {
-        let query = web::QueryConfig::default().error_handler(|error, _| bad_query(&error).into());
         App::new()
             .app_data(config.clone())
             .app_data(known.clone())
@@ -315,7 +309,6 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
             .app_data(parts.keys.clone())
             .app_data(parts.messages.clone())
             .app_data(parts.queue.clone())
-            .app_data(query)
             .wrap(Condition::new(!config.cors_allowed_origins.is_empty(), cors(&config)))
             .wrap(from_fn(frame))
             .into_utoipa_app()
@@ -341,12 +334,6 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
         .map_err(|error| StartError::Io(format!("cannot listen on {address}"), error))?;
     let addresses = server.addrs();
     Ok((server.run(), addresses))
-}
-
-fn bad_query(error: &actix_web::error::QueryPayloadError) -> Problem {
-    let told = error.to_string();
-    let why = told.rsplit_once("error: ").map_or(told.as_str(), |(_, why)| why);
-    Problem::new(400, "bad-query", why.chars().take(200).collect::<String>())
 }
 
 fn cors(config: &Config) -> Cors {

@@ -2,17 +2,17 @@
 //!
 //! `.env.example` describes each of them; a test holds that file against [`Config::known`].
 
+mod reader;
+
 use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
     path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reader::Reader;
 use secrecy::SecretString;
 
 use crate::store;
@@ -170,7 +170,7 @@ impl Config {
             host: reader.parsed("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), "an IP address"),
             port: reader.number("PORT", 8091, 0..=65_535),
             workers: reader.number("WORKERS", 0, 0..=1024),
-            log_filter: reader.text("RUST_LOG", "info"),
+            log_filter: reader.text("RUST_LOG", "warn,restante=info"),
             log_format: reader
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
             data_dir: reader.text("DATA_DIR", "./restante-data").into(),
@@ -214,6 +214,12 @@ impl Config {
     }
 
     fn check_combinations(&self, faults: &mut Vec<String>) {
+        for (name, value) in [("RELAY_NAME", &self.relay_name), ("REDIS_PREFIX", &self.redis_prefix)] {
+            // Both become parts of longer texts, where an odd byte could make two of them look like one.
+            if value.len() > 255 || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+                faults.push(format!("{name} must be at most 255 visible ASCII characters without a space"));
+            }
+        }
         if self.redis_url.is_some() && self.database_url.is_none() {
             faults.push(
                 "REDIS_URL is set without DATABASE_URL: Redis serves several nodes, which need Postgres"
@@ -249,137 +255,10 @@ impl Config {
     }
 }
 
-/// Reads settings, remembers which there are and what is wrong with them.
-struct Reader {
-    vars: BTreeMap<String, String>,
-    known: Vec<Known>,
-    faults: Vec<String>,
-}
-
-impl Reader {
-    /// The trimmed value of a setting; an empty one counts as absent.
-    fn value(&mut self, name: &'static str, default: impl Into<String>) -> Option<String> {
-        self.known.push(Known { name, default: default.into() });
-        self.vars.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
-    }
-
-    fn text(&mut self, name: &'static str, default: &str) -> String {
-        self.value(name, default).unwrap_or_else(|| default.to_owned())
-    }
-
-    fn parsed<T: FromStr + fmt::Display>(&mut self, name: &'static str, default: T, kind: &str) -> T {
-        let Some(value) = self.value(name, default.to_string()) else { return default };
-        value.parse().unwrap_or_else(|_| {
-            self.faults.push(format!("{name} must be {kind}"));
-            default
-        })
-    }
-
-    fn number<T: TryFrom<u64>>(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> T
-    where
-        T: Default,
-    {
-        let value = self.value(name, default.to_string());
-        let number = match value.map(|value| value.parse::<u64>()) {
-            None => default,
-            Some(Ok(number)) if range.contains(&number) => number,
-            Some(_) => {
-                self.faults.push(format!(
-                    "{name} must be a whole number from {} to {}",
-                    range.start(),
-                    range.end()
-                ));
-                default
-            }
-        };
-        T::try_from(number).unwrap_or_default()
-    }
-
-    fn seconds(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> Duration {
-        Duration::from_secs(self.number(name, default, range))
-    }
-
-    fn days(&mut self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> Duration {
-        Duration::from_hours(24 * self.number::<u64>(name, default, range))
-    }
-
-    /// One of some words; the first is the default.
-    fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&'static str, T)]) -> T {
-        let (default, first) = choices[0];
-        let Some(value) = self.value(name, default) else { return first };
-        let found = choices.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
-        found.map_or_else(
-            || {
-                let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-                self.faults.push(format!("{name} must be {}", words.join(" or ")));
-                first
-            },
-            |(_, choice)| *choice,
-        )
-    }
-
-    fn list(&mut self, name: &'static str) -> Vec<String> {
-        let value = self.value(name, "").unwrap_or_default();
-        value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
-    }
-
-    fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
-        let value = self.value(name, "")?;
-        if !schemes.iter().any(|scheme| value.starts_with(scheme)) {
-            self.faults.push(format!("{name} must begin with {}", schemes.join(" or ")));
-        }
-        Some(value.into())
-    }
-
-    fn master_secret(&mut self, name: &'static str) -> Option<MasterSecret> {
-        let value = self.value(name, "")?;
-        let bytes = STANDARD.decode(&value).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-        if bytes.is_none() {
-            self.faults.push(format!("{name} must be 32 bytes in padded base64"));
-        }
-        bytes.map(MasterSecret)
-    }
-
-    /// Finds names that were meant to be settings: anything prefixed with the program's name, unknown names in `.env`,
-    /// and near misses.
-    fn check_names(&mut self, file: &BTreeMap<String, String>) {
-        let names: Vec<_> = self.vars.keys().cloned().collect();
-        for name in names {
-            if self.known.iter().any(|known| known.name == name) || name.starts_with("RESTANTE_TEST_") {
-                continue;
-            }
-            let bare = name.strip_prefix("RESTANTE_").unwrap_or(&name);
-            let nearest = self.known.iter().map(|known| (distance(bare, known.name), known.name)).min();
-            let near = nearest
-                .filter(|(steps, meant)| *steps <= 2 && (bare.len() >= 8 || *steps == 0) && meant.len() >= 4);
-            if bare.len() != name.len() || file.contains_key(&name) || near.is_some() {
-                let hint = near.map_or_else(
-                    || "; the settings are listed in .env.example".to_owned(),
-                    |(_, meant)| format!("; did you mean {meant}?"),
-                );
-                self.faults.push(format!("{name} is not a setting{hint}"));
-            }
-        }
-    }
-}
-
-/// How many letters must be put in, left out or changed to make one word of another (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()]
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
 
     fn vars(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

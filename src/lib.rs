@@ -1,4 +1,82 @@
-//! Restante.
+//! # Restante
+//!
+//! *Poste restante*: mail held, sealed, until its owner calls for it. Restante is a zero-knowledge relay for Signal and
+//! MLS clients. It stores and forwards sealed envelopes; it never holds a client's private key, never sees plaintext,
+//! and forgets an envelope once it is delivered.
+//!
+//! ## What is promised
+//!
+//! 1. **Accepted means durable.** A 201 (or a `sent` frame) is given only after the store has committed. From then on
+//!    every addressed device gets the envelope at least once, or it expires, whichever relay process, Redis or
+//!    connection dies in between. (`online_only` answers 202 and promises nothing.)
+//! 2. **Once.** A message id is stored once and remembered for 30 days from acceptance with a digest of the parsed send.
+//!    A repeat is recognised before anything else is looked at, answers with the first result and changes nothing.
+//! 3. **In order.** Every mailbox has a gap-free position in commit order, given under that mailbox's row lock; a socket
+//!    shows positions in order and without a gap.
+//! 4. **One commit per epoch.** For MLS groups, which a later release brings.
+//! 5. **Single-use keys are used once.** A one-time pre-key is handed out at most once, over all nodes and crashes, and
+//!    one that was used is never accepted again.
+//! 6. **Redis is disposable.** Whatever it loses, no accepted envelope is lost, or stays undelivered to a connected
+//!    device for more than 5 s. Redis is never believed about what exists.
+//! 7. **A device sees only its own mailbox.** Identity comes from the token, never from the path or body. What you may
+//!    not see does not exist for you.
+//! 8. **The relay is blind.** No plaintext, private key or decrypt code in the binary, the schema, the logs. Logs and
+//!    panics hold no id, address, token, key or body.
+//! 9. **Bounded.** Every queue, channel, buffer, page and body has a limit, and full is a stated case.
+//! 10. **Gone is gone.** Deactivating a device ends its tokens, sockets, keys and mailbox in one act. An acked, deleted
+//!     or expired body is erased from the store at once and never served again from anywhere.
+//!
+//! ## Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | user | a user id, claimed by its first registration for ever |
+//! | device | what a user registers; named by `device_id`, addressed by Signal clients as `device_number` |
+//! | incarnation | one registration of a device, `device_no`; never reused, everything hangs on it |
+//! | bundle | the keys a sender needs to open a session with a device, one-time keys taken for it alone |
+//! | envelope | a sealed body for one device and what kind of body it is |
+//! | send | a message with its envelopes, accepted as a whole or refused |
+//! | mailbox | the items that wait for a device, each at a position |
+//! | item | a message, or the notice that one was deleted for everyone |
+//! | head | the last position given in a mailbox |
+//! | ack | a device's word that it keeps an item; erases it |
+//! | seen | the last position a session has written |
+//! | wake | the hint to a session that its mailbox has more |
+//! | act | one atomic method of the store |
+//! | lane | the queue in which sends, or acks, wait while a batch is committed |
+//! | reconciler | the job that makes lost wakes irrelevant |
+//!
+//! ## Rooms
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`domain`] | the words above as types that cannot hold a wrong value |
+//! | [`store`] | the durable store: a trait of acts, and two engines, Postgres and SQLite |
+//! | [`hot`] | what may be lost: wakes between nodes and the offline queue, in Redis or in process; the switchboard |
+//! | [`keys`], [`messages`], [`queue`] | the features: rules in `mod.rs`, HTTP edge in `routes.rs` |
+//! | [`auth`] | who is calling |
+//! | [`http`], [`wire`] | what the edges share: problems, bodies, the frame around a request; JSON atoms |
+//! | [`app`] | the composition root: the one place that names engines |
+//! | [`api`] | the one list of routes, and the OpenAPI document made from it |
+//! | [`jobs`] | the reconciler, the poll of revocations, expiry |
+//! | [`config`], [`cli`], [`telemetry`] | settings, the command line, logs |
+//!
+//! ## The way of one message
+//!
+//! The sender calls `POST /api/v1/messages/send/me`. `messages/routes.rs` learns the caller from the token and parses
+//! the body; `messages/send.rs` checks shape, size, guard and expiry; [`store::Store::accept_envelopes`] puts the send
+//! into the lane. While one batch is being committed the next one gathers. A batch is one transaction in two steps: the
+//! engine locks the recipients' mailboxes, then reads with a fresh snapshot and asks `store/decide.rs`, which is pure,
+//! what becomes of each send; the rows are written in one statement, and 201 goes out after the commit.
+//!
+//! The engine hands what it committed to [`hot::Switchboard::carry`], in commit order: an item goes straight to a
+//! session of this process, or as an event to the node that is subscribed for the device, or into its offline queue.
+//! All of that may fail. A session pushes an item only if it is the next position, else it reads the store; and every
+//! 2 s the reconciler compares the heads of connected devices' mailboxes with what their sessions have written.
+//!
+//! The receiver opens `/ws/me/me`: subscribe first, then page, then `queue_drained`, then live. It acks, and the rows
+//! are gone.
+
 pub mod api;
 pub mod app;
 pub mod auth;

@@ -53,10 +53,22 @@ impl<'de> Deserialize<'de> for B64 {
                     .map_err(|_| E::custom("not padded standard base64"))
             }
         }
+        struct Binary;
+        impl de::Visitor<'_> for Binary {
+            type Value = B64;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<B64, E> {
+                Ok(B64(Bytes::copy_from_slice(bytes)))
+            }
+        }
         if deserializer.is_human_readable() {
             deserializer.deserialize_str(Text)
         } else {
-            Bytes::deserialize(deserializer).map(Self)
+            deserializer.deserialize_bytes(Binary)
         }
     }
 }
@@ -291,6 +303,8 @@ mod tests {
         let packed = rmp_serde::to_vec(&bytes).unwrap();
         assert_eq!(packed, [0xc4, 4, 1, 2, 3, 4]);
         assert_eq!(rmp_serde::from_slice::<B64>(&packed).unwrap(), bytes);
+        let text = rmp_serde::to_vec("AQIDBA==").unwrap();
+        assert!(rmp_serde::from_slice::<B64>(&text).is_err(), "base64 text is not bytes");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 -- A user id is claimed by its first registration, for ever.
 CREATE TABLE users (
-    user_id     blob PRIMARY KEY,
+    user_id     blob NOT NULL PRIMARY KEY,
     claimed_at  integer NOT NULL
 ) STRICT;
 
@@ -59,7 +59,7 @@ CREATE TABLE prekey_ledger (
 CREATE INDEX prekey_ledger_digest ON prekey_ledger (user_id, digest);
 
 CREATE TABLE sessions (
-    session_id    blob PRIMARY KEY,
+    session_id    blob NOT NULL PRIMARY KEY,
     device_no     integer NOT NULL REFERENCES devices (device_no),
     refresh_hash  blob NOT NULL UNIQUE,
     created_at    integer NOT NULL,
@@ -70,7 +70,7 @@ CREATE INDEX sessions_expiry ON sessions (expires_at);
 
 -- At most one outstanding for each user.
 CREATE TABLE link_tokens (
-    user_id                 blob PRIMARY KEY REFERENCES users (user_id),
+    user_id                 blob NOT NULL PRIMARY KEY REFERENCES users (user_id),
     token_hash              blob NOT NULL,
     device_id               text NOT NULL,
     identity_key            blob NOT NULL,
@@ -104,7 +104,7 @@ CREATE INDEX mailboxes_user ON mailboxes (user_id);
 -- mailbox_items.
 -- due_at: when this row needs attention next (its bodies expire, or it is forgotten).
 CREATE TABLE messages (
-    message_id            blob PRIMARY KEY,
+    message_id            blob NOT NULL PRIMARY KEY,
     kind                  integer NOT NULL,
     digest                blob,
     sender_no             integer NOT NULL,

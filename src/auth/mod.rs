@@ -3,7 +3,7 @@
 mod tokens;
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -41,7 +41,9 @@ pub struct Authority {
 }
 
 struct Revoked {
-    devices: HashSet<DeviceNo>,
+    /// The devices, and when this node learned of each. What was learned is kept for as long as a token could live, so
+    /// that a poll which began before a deactivation cannot let the device in again.
+    devices: HashMap<DeviceNo, Instant>,
     read_at: Instant,
 }
 
@@ -56,7 +58,7 @@ impl Authority {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        let revoked = RwLock::new(Revoked { devices: HashSet::new(), read_at: Instant::now() });
+        let revoked = RwLock::new(Revoked { devices: HashMap::new(), read_at: Instant::now() });
         let authority = Arc::new(Self { tokens, open, store, clock, revoked });
         authority.read_revocations().await?;
         Ok(authority)
@@ -70,16 +72,18 @@ impl Authority {
     pub async fn read_revocations(&self) -> Result<Vec<DeviceNo>, StoreError> {
         let asked_at = Instant::now();
         let since = self.clock.now().minus(self.tokens.life() + SKEW);
-        let devices: HashSet<_> = self.store.revocations(since).await?.into_iter().collect();
+        let devices = self.store.revocations(since).await?;
         let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
-        let new = devices.difference(&revoked.devices).copied().collect();
-        *revoked = Revoked { devices, read_at: asked_at };
-        Ok(new)
+        let longest = self.tokens.life() + SKEW;
+        revoked.devices.retain(|_, learned| learned.elapsed() < longest);
+        revoked.read_at = asked_at;
+        let mut is_new = |device: &DeviceNo| revoked.devices.insert(*device, asked_at).is_none();
+        Ok(devices.into_iter().filter(|device| is_new(device)).collect())
     }
 
     /// Shuts a device out at once on this node.
     pub fn revoke(&self, device: DeviceNo) {
-        self.revoked.write().unwrap_or_else(PoisonError::into_inner).devices.insert(device);
+        self.revoked.write().unwrap_or_else(PoisonError::into_inner).devices.insert(device, Instant::now());
     }
 
     /// A token for a device, and its life in seconds.
@@ -100,7 +104,7 @@ impl Authority {
         let bad = || Problem::new(401, "bad-token", "the access token is not valid or has ended");
         let claims = self.tokens.check(token, self.clock.now()).ok_or_else(bad)?;
         let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
-        if revoked.devices.contains(&claims.caller.device_no) {
+        if revoked.devices.contains_key(&claims.caller.device_no) {
             return Err(bad());
         }
         if revoked.read_at.elapsed() > STALE {

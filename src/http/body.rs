@@ -2,7 +2,7 @@
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header, web};
 use futures_util::{StreamExt, future::LocalBoxFuture};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::Problem;
 use crate::config::{ClientLimits, Config};
@@ -34,6 +34,8 @@ impl BodyKind {
 pub trait RequestBody: DeserializeOwned + 'static {
     /// Which limit holds.
     const KIND: BodyKind = BodyKind::Plain;
+    /// Whether the body may be an array. Where it may not, an array would be taken for an object's fields in order.
+    const ARRAY: bool = false;
 }
 
 /// A parsed JSON body.
@@ -50,7 +52,11 @@ impl<T: RequestBody> FromRequest for Body<T> {
         let payload = payload.take();
         Box::pin(async move {
             checked?;
-            read_json(&read(payload, limit).await?).map(Self)
+            let bytes = read(payload, limit).await?;
+            if !T::ARRAY && bytes.trim_ascii_start().starts_with(b"[") {
+                return Err(Problem::bad_field(".", "an object is expected"));
+            }
+            read_json(&bytes).map(Self)
         })
     }
 }
@@ -97,32 +103,35 @@ pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
-        shape_problem(&field, error.inner())
+        // The parser takes a number where a word must stand for broken JSON.
+        let is_json = error.inner().is_data() || serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
+        if is_json { json_problem(&field, error.inner()) } else { broken(error.inner()) }
     })?;
     json.end().map_err(|_| Problem::new(400, "bad-json", "something follows the JSON value"))?;
     Ok(value)
 }
 
-fn shape_problem(field: &str, error: &serde_json::Error) -> Problem {
-    if !error.is_data() {
-        let detail = format!("the body is not JSON (line {}, column {})", error.line(), error.column());
-        return Problem::new(400, "bad-json", detail);
-    }
+fn broken(error: &serde_json::Error) -> Problem {
+    let detail = format!("the body is not JSON (line {}, column {})", error.line(), error.column());
+    Problem::new(400, "bad-json", detail)
+}
+
+fn json_problem(field: &str, error: &serde_json::Error) -> Problem {
     let told = error.to_string();
-    let why = told.rsplit_once(" at line ").map_or(told.as_str(), |(why, _)| why);
+    shape_problem(field, told.rsplit_once(" at line ").map_or(told.as_str(), |(why, _)| why))
+}
+
+/// What is wrong with a value at `field`, from serde's own words.
+pub(super) fn shape_problem(field: &str, told: &str) -> Problem {
     // serde puts the name of an unknown or missing field between back-quotes, and nothing else there first.
-    let named = why.strip_prefix("unknown field `").or_else(|| why.strip_prefix("missing field `"));
-    let (field, why) = match named.and_then(|rest| rest.split_once('`')) {
-        Some((name, _)) if field == "." => {
-            (name.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" })
-        }
-        Some((name, _)) if field.ends_with(name) => {
-            (field.to_owned(), if why.starts_with('u') { "unknown field" } else { "missing" })
-        }
-        Some((name, _)) => {
-            (format!("{field}.{name}"), if why.starts_with('u') { "unknown field" } else { "missing" })
-        }
-        None => (field.to_owned(), why),
+    let unknown = told.strip_prefix("unknown field `").map(|rest| (rest, "unknown field"));
+    let missing = || told.strip_prefix("missing field `").map(|rest| (rest, "missing"));
+    let named = unknown.or_else(missing).and_then(|(rest, why)| Some((rest.split_once('`')?.0, why)));
+    let (field, why) = match named {
+        Some((name, why)) if field == "." => (name.to_owned(), why),
+        Some((name, why)) if field.ends_with(name) => (field.to_owned(), why),
+        Some((name, why)) => (format!("{field}.{name}"), why),
+        None => (field.to_owned(), told),
     };
     let field: String = field.chars().take(100).collect();
     let why: String = why.chars().take(200).collect();

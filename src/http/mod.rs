@@ -3,8 +3,10 @@
 mod body;
 mod frame;
 mod problem;
+mod query;
 pub mod service;
 
 pub use body::{Body, BodyKind, RequestBody, read_json};
 pub use frame::{KnownPaths, frame, unknown_path};
 pub use problem::Problem;
+pub use query::Query;

@@ -58,6 +58,19 @@ impl Problem {
         self
     }
 
+    /// This problem, its field called by another name.
+    #[must_use]
+    pub fn renamed(mut self, rename: impl FnOnce(&str) -> String) -> Self {
+        if let Some(Value::String(field)) = self.members.get_mut("field") {
+            let name = rename(field);
+            if let Some(rest) = self.detail.strip_prefix(field.as_str()) {
+                self.detail = format!("{name}{rest}");
+            }
+            *field = name;
+        }
+        self
+    }
+
     /// The stable code.
     #[must_use]
     pub const fn code(&self) -> &'static str {

@@ -95,7 +95,7 @@ fn key_id(field: &str, id: i64) -> Result<KeyId, Refusal> {
     KeyId::new(id).map_err(|why| Refusal::InvalidKey(format!("{field}.id"), why.to_string()))
 }
 
-fn invalid(field: &str, why: impl ToString) -> Refusal {
+fn invalid(field: &str, why: signal::InvalidKey) -> Refusal {
     Refusal::InvalidKey(format!("{field}.public_key"), why.to_string())
 }
 

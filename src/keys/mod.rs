@@ -1,5 +1,6 @@
 //! Public keys of devices: publish, take, rotate, count; and devices coming and going.
 
+mod body;
 mod check;
 pub mod routes;
 pub mod signal;

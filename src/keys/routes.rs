@@ -1,277 +1,23 @@
 //! The HTTP edge of keys and devices: `/api/v1/keys`.
 
-use std::fmt;
-
 use actix_web::{HttpResponse, Responder, delete, get, http::StatusCode, post, put, web};
-use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, de};
-use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Keys, LOW, ROTATION_AGE, RawPreKey, RawSignedPreKey, Refusal, RegistrationRequest, UploadRequest,
+    Keys, LOW, ROTATION_AGE, Refusal, RegistrationRequest, UploadRequest,
+    body::{
+        BundleAnswer, BundleQuery, BundlesAnswer, CheckBody, DeviceAnswer, DevicesAnswer, LinkAnswer,
+        LinkBody, PreKeysAnswer, PreKeysBody, RegisterAnswer, RegisterBody, RotateAnswer, RotateBody,
+        SignedPreKey, StatsAnswer, Success, raw,
+    },
 };
 use crate::{
     auth::{Authority, Identity, fresh_secret, fresh_session_id, parse_user, secret_hash},
     config::Config,
-    domain::{self, Device, DeviceId, InvalidId, RegistrationId},
-    http::{Body, BodyKind, Problem, RequestBody},
-    store::{NewSession, TakenBundle},
-    wire::{B64, Id, Time},
+    domain::{self, DeviceId, InvalidId, RegistrationId},
+    http::{Body, Problem, Query},
+    store::NewSession,
+    wire::{Id, Time},
 };
-
-/// An unsigned one-time pre-key.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct PreKey {
-    /// 0 … 2^31−1, never used before by this device.
-    id: i64,
-    /// 32 bytes with an Ed25519 identity, `0x05` and 32 bytes with a Signal identity.
-    public_key: B64,
-}
-
-/// A pre-key signed by the identity key.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct SignedPreKey {
-    /// 0 … 2^31−1, never used before by this device.
-    id: i64,
-    /// The serialised key.
-    public_key: B64,
-    /// 64 bytes over the serialised key.
-    signature: B64,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct RegisterBody {
-    #[schema(example = "phone")]
-    device_id: String,
-    device_name: Option<String>,
-    /// 1–16383.
-    registration_id: i64,
-    /// 32 bytes: Ed25519. 33 bytes, the first `0x05`: Signal's Curve25519.
-    identity_key: B64,
-    /// The identity key's signature over the registration statement; may be absent in open mode.
-    proof: Option<B64>,
-    signed_prekey: SignedPreKey,
-    /// 50–200.
-    onetime_prekeys: Vec<PreKey>,
-    #[serde(default)]
-    kem_prekeys: Vec<SignedPreKey>,
-    /// Required with a 33-byte identity key.
-    last_resort_kem_prekey: Option<SignedPreKey>,
-    /// For every device of a user but the first.
-    link_token: Option<String>,
-}
-
-impl RequestBody for RegisterBody {
-    const KIND: BodyKind = BodyKind::Keys;
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct RegisterAnswer {
-    user_id: Id,
-    device_id: String,
-    device_number: u8,
-    registration_id: u16,
-    created_at: Time,
-    onetime_prekey_count: usize,
-    kem_prekey_count: usize,
-    #[schema(example = "Bearer")]
-    token_type: &'static str,
-    access_token: String,
-    expires_in: u64,
-    refresh_token: String,
-    refresh_expires_in: u64,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct LinkBody {
-    device_id: String,
-    identity_key: B64,
-    /// The calling device's signature over the link statement.
-    signature: B64,
-}
-
-impl RequestBody for LinkBody {}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct LinkAnswer {
-    link_token: String,
-    expires_at: Time,
-}
-
-/// Who vouched for a device.
-#[derive(Debug, Serialize, ToSchema)]
-struct LinkedBy {
-    device_id: String,
-    identity_key: B64,
-    signature: B64,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct BundleAnswer {
-    user_id: Id,
-    device_id: String,
-    device_number: u8,
-    registration_id: u16,
-    identity_key: B64,
-    linked_by: Option<LinkedBy>,
-    signed_prekey_id: u32,
-    signed_prekey: B64,
-    signed_prekey_signature: B64,
-    onetime_prekey_id: Option<u32>,
-    onetime_prekey: Option<B64>,
-    kem_prekey_id: Option<u32>,
-    kem_prekey: Option<B64>,
-    kem_prekey_signature: Option<B64>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct BundlesAnswer {
-    user_id: Id,
-    bundles: Vec<BundleAnswer>,
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-struct BundleQuery {
-    /// The device; the oldest active one when absent.
-    device_id: Option<String>,
-}
-
-/// Either `id`, `public_key` and `signature` of the new signed pre-key, or `new_signed_prekey` and more.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct RotateBody {
-    id: Option<i64>,
-    public_key: Option<B64>,
-    signature: Option<B64>,
-    new_signed_prekey: Option<SignedPreKey>,
-    #[serde(default)]
-    new_onetime_prekeys: Vec<PreKey>,
-    new_last_resort_kem_prekey: Option<SignedPreKey>,
-}
-
-impl RequestBody for RotateBody {
-    const KIND: BodyKind = BodyKind::Keys;
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct RotateAnswer {
-    success: bool,
-    rotated_at: Time,
-}
-
-/// Pre-keys of any kind. An array alone means one-time pre-keys.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct PreKeysByKind {
-    #[serde(default)]
-    onetime_prekeys: Vec<PreKey>,
-    #[serde(default)]
-    kem_prekeys: Vec<SignedPreKey>,
-    last_resort_kem_prekey: Option<SignedPreKey>,
-}
-
-/// Pre-keys: an array of one-time ones, or an object by kind.
-#[derive(Debug, ToSchema)]
-#[schema(value_type = PreKeysByKind)]
-struct PreKeysBody(PreKeysByKind);
-
-impl<'de> Deserialize<'de> for PreKeysBody {
-    /// By hand, because an untagged enum would not tell which field is wrong.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListOrKinds;
-        impl<'de> de::Visitor<'de> for ListOrKinds {
-            type Value = PreKeysBody;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array of one-time pre-keys or an object")
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<PreKeysBody, A::Error> {
-                let onetime_prekeys = Vec::deserialize(de::value::SeqAccessDeserializer::new(list))?;
-                Ok(PreKeysBody(PreKeysByKind {
-                    onetime_prekeys,
-                    kem_prekeys: Vec::new(),
-                    last_resort_kem_prekey: None,
-                }))
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<PreKeysBody, A::Error> {
-                PreKeysByKind::deserialize(de::value::MapAccessDeserializer::new(map)).map(PreKeysBody)
-            }
-        }
-        deserializer.deserialize_any(ListOrKinds)
-    }
-}
-
-impl RequestBody for PreKeysBody {
-    const KIND: BodyKind = BodyKind::Keys;
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct PreKeysAnswer {
-    success: bool,
-    accepted: u32,
-    already_known: u32,
-    onetime_prekey_count: u32,
-    kem_prekey_count: u32,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct DeviceAnswer {
-    device_id: String,
-    device_number: u8,
-    registration_id: u16,
-    identity_key: B64,
-    linked_by: Option<LinkedBy>,
-    /// For the owner only, like the two below.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device_name: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_at: Option<Time>,
-    /// By the day.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_seen: Option<Time>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct DevicesAnswer {
-    devices: Vec<DeviceAnswer>,
-    count: usize,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct StatsAnswer {
-    unused_prekeys: u32,
-    total_prekeys: u32,
-    used_prekeys: u32,
-    kem_prekeys: u32,
-    /// Fewer than 20 one-time pre-keys are left.
-    low: bool,
-    signed_prekey_age_days: u64,
-    /// The signed pre-key is 7 days old or older.
-    rotation_due: bool,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct CheckBody {
-    /// SHA-256 over the identity key, then id (u64, big endian) and key of the signed and of the last-resort pre-key.
-    digest: B64,
-}
-
-impl RequestBody for CheckBody {}
-
-/// That an act was done.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Success {
-    /// Always true.
-    pub success: bool,
-}
 
 /// Registers a device: a first one claims the user id, a further one needs a link token.
 #[utoipa::path(tag = "keys", params(("user_id" = String, Path)), responses(
@@ -370,10 +116,10 @@ async fn link_device(
 async fn take_bundle(
     identity: Identity,
     path: web::Path<String>,
-    query: web::Query<BundleQuery>,
+    query: Query<BundleQuery>,
     keys: web::Data<Keys>,
 ) -> Result<impl Responder, Problem> {
-    let device = query.device_id.as_deref().map(device_id).transpose()?;
+    let device = query.0.device_id.as_deref().map(device_id).transpose()?;
     let taken = keys.bundle(identity.user(&path)?, device.as_ref()).await?;
     Ok(web::Json(BundleAnswer::from(taken)))
 }
@@ -407,6 +153,7 @@ async fn rotate_signed_prekey(
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
     let RotateBody { id, public_key, signature, new_signed_prekey, .. } = body.0;
+    let flat = new_signed_prekey.is_none();
     let signed = match (id, public_key, signature, new_signed_prekey) {
         (None, None, None, Some(signed)) => signed,
         (Some(id), Some(public_key), Some(signature), None) => SignedPreKey { id, public_key, signature },
@@ -423,7 +170,7 @@ async fn rotate_signed_prekey(
         kem_prekeys: Vec::new(),
         last_resort_kem_prekey: body.0.new_last_resort_kem_prekey.map(Into::into),
     };
-    let uploaded = keys.upload(&caller, request).await?;
+    let uploaded = keys.upload(&caller, request).await.map_err(|refusal| refused_rotation(refusal, flat))?;
     Ok(web::Json(RotateAnswer { success: true, rotated_at: Time(uploaded.at) }))
 }
 
@@ -562,79 +309,29 @@ fn secret() -> Result<(String, [u8; 32]), Problem> {
     fresh_secret().map_err(|_| Problem::new(500, "internal", "the operating system gives no randomness"))
 }
 
-fn raw<T, R: From<T>>(keys: Vec<T>) -> Vec<R> {
-    keys.into_iter().map(R::from).collect()
+/// The place in a list that a field's path names, if it names one.
+fn index_in(field: &str) -> Option<u64> {
+    let (_, rest) = field.split_once('[')?;
+    rest.split_once(']')?.0.parse().ok()
 }
 
-impl From<PreKey> for RawPreKey {
-    fn from(key: PreKey) -> Self {
-        Self { id: key.id, public_key: key.public_key.0 }
-    }
-}
-
-impl From<SignedPreKey> for RawSignedPreKey {
-    fn from(key: SignedPreKey) -> Self {
-        Self { id: key.id, public_key: key.public_key.0, signature: key.signature.0 }
-    }
-}
-
-impl From<domain::LinkedBy> for LinkedBy {
-    fn from(linked_by: domain::LinkedBy) -> Self {
-        Self {
-            device_id: linked_by.device_id.as_str().to_owned(),
-            identity_key: b64(linked_by.identity_key.as_bytes()),
-            signature: b64(&linked_by.signature),
-        }
-    }
-}
-
-impl From<TakenBundle> for BundleAnswer {
-    fn from(taken: TakenBundle) -> Self {
-        let bundle = taken.bundle;
-        let onetime = bundle.onetime_prekey;
-        let kem = bundle.kem_prekey;
-        Self {
-            user_id: Id(bundle.user_id.uuid()),
-            device_id: bundle.device_id.as_str().to_owned(),
-            device_number: bundle.device_number.get(),
-            registration_id: bundle.registration_id.get(),
-            identity_key: b64(bundle.identity_key.as_bytes()),
-            linked_by: bundle.linked_by.map(Into::into),
-            signed_prekey_id: bundle.signed_prekey.id.get(),
-            signed_prekey: B64(bundle.signed_prekey.public_key),
-            signed_prekey_signature: b64(&bundle.signed_prekey.signature),
-            onetime_prekey_id: onetime.as_ref().map(|key| key.id.get()),
-            onetime_prekey: onetime.map(|key| B64(key.public_key)),
-            kem_prekey_id: kem.as_ref().map(|key| key.id.get()),
-            kem_prekey_signature: kem.as_ref().map(|key| b64(&key.signature)),
-            kem_prekey: kem.map(|key| B64(key.public_key)),
-        }
-    }
-}
-
-impl DeviceAnswer {
-    fn of(device: Device, owner: bool) -> Self {
-        Self {
-            device_id: device.device_id.as_str().to_owned(),
-            device_number: device.device_number.get(),
-            registration_id: device.registration_id.get(),
-            identity_key: b64(device.identity_key.as_bytes()),
-            linked_by: device.linked_by.map(Into::into),
-            device_name: owner.then_some(device.device_name),
-            created_at: owner.then_some(Time(device.created_at)),
-            last_seen: owner.then_some(Time(device.last_seen)),
-        }
-    }
-}
-
-fn b64(bytes: &[u8]) -> B64 {
-    B64(Bytes::copy_from_slice(bytes))
+/// A refused rotation, its field named as it stands in the body, which has two forms.
+fn refused_rotation(refusal: Refusal, flat: bool) -> Problem {
+    let problem = Problem::from(refusal);
+    let part = if problem.code() == "invalid-signature" { "signature" } else { "id" };
+    problem.renamed(|field| match field.strip_prefix("signed_prekey") {
+        Some("") if flat => part.to_owned(),
+        Some(rest) if flat => rest.trim_start_matches('.').to_owned(),
+        _ => format!("new_{field}"),
+    })
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let unprocessable =
-            |code, field: &str, detail: String| Self::new(422, code, detail).with("field", field);
+        let unprocessable = |code, field: &str, detail: String| {
+            let problem = Self::new(422, code, detail).with("field", field);
+            if let Some(index) = index_in(field) { problem.with("index", index) } else { problem }
+        };
         match refusal {
             Refusal::InvalidKey(field, why) => {
                 unprocessable("invalid-key", &field, format!("{field}: {why}"))

@@ -9,7 +9,7 @@ use super::{Messages, Refusal, SendBody, SendRequest, Sent, SentAnswer};
 use crate::{
     auth::Identity,
     domain::{ConversationId, DeviceId, DeviceName, DeviceNumber, MessageId, Mismatch, Sequence},
-    http::{Body, Problem},
+    http::{Body, Problem, Query},
     store::Mark,
     wire::{MessageView, Time, parse_uuid},
 };
@@ -96,17 +96,17 @@ async fn send_message(
 async fn read_conversation(
     identity: Identity,
     path: web::Path<String>,
-    query: web::Query<HistoryQuery>,
+    query: Query<HistoryQuery>,
     messages: web::Data<Messages>,
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path, None).await?;
-    let limit = query.limit.unwrap_or(50);
+    let limit = query.0.limit.unwrap_or(50);
     if !(1..=100).contains(&limit) {
         return Err(Problem::bad_field("limit", "a number from 1 to 100 is expected"));
     }
-    let conversation = parse_uuid(&query.conversation_id);
+    let conversation = parse_uuid(&query.0.conversation_id);
     let conversation = conversation.ok_or_else(|| Problem::bad_field("conversation_id", "not a UUID"))?;
-    let before = query.before_sequence.map(Sequence);
+    let before = query.0.before_sequence.map(Sequence);
     let page = messages.history(&caller, ConversationId::new(conversation), before, limit).await?;
     let full = page.len() == limit as usize;
     let last = page.last().and_then(|message| message.sequence).map(|sequence| sequence.0);
@@ -153,12 +153,12 @@ async fn mark_read(
 async fn delete_message(
     identity: Identity,
     path: web::Path<(String, String)>,
-    query: web::Query<DeleteQuery>,
+    query: Query<DeleteQuery>,
     messages: web::Data<Messages>,
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path.0, None).await?;
     let message = message_id(&path.1)?;
-    match query.whom.as_deref() {
+    match query.0.whom.as_deref() {
         None | Some("me") => messages.delete_for_me(&caller, message).await?,
         Some("everyone") => messages.delete_for_everyone(&caller, message).await?,
         Some(_) => return Err(Problem::bad_field("for", "me or everyone is expected")),

@@ -97,10 +97,16 @@ pub(super) enum ServerFrame {
         reference: Option<String>,
         code: &'static str,
         detail: String,
+        /// When the same request may be sent again, in seconds.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after: Option<u64>,
         #[serde(flatten)]
         members: Map<String, Value>,
     },
-    Pong,
+    Pong {
+        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
+    },
 }
 
 impl ServerFrame {
@@ -141,6 +147,7 @@ impl ServerFrame {
             code: problem.code(),
             detail: problem.detail().to_owned(),
             members: problem.members().clone(),
+            retry_after: problem.retry_after(),
         }
     }
 }

@@ -55,6 +55,11 @@ impl Inbox {
         Self { payload, codec, buffer: BytesMut::new(), limit, discard: 0, fragments: Fragments::None }
     }
 
+    /// The largest message that is taken, in bytes.
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The next thing the peer sent; none when the connection has ended. Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> Option<Inbound> {
         loop {
@@ -77,7 +82,7 @@ impl Inbox {
                 return Ok(None);
             }
             let Some(frame) = self.codec.decode(&mut self.buffer)? else { return Ok(None) };
-            if let Some(inbound) = self.whole(frame)? {
+            if let Some(inbound) = self.whole(frame) {
                 return Ok(Some(inbound));
             }
         }
@@ -99,15 +104,15 @@ impl Inbox {
         self.discard == 0
     }
 
-    fn whole(&mut self, frame: Frame) -> Result<Option<Inbound>, ProtocolError> {
-        Ok(match frame {
+    fn whole(&mut self, frame: Frame) -> Option<Inbound> {
+        match frame {
             Frame::Text(bytes) => Some(Inbound::Text(bytes)),
             Frame::Binary(bytes) => Some(Inbound::Binary(bytes)),
             Frame::Ping(bytes) => Some(Inbound::Ping(bytes)),
             Frame::Pong(_) => Some(Inbound::Pong),
             Frame::Close(_) => Some(Inbound::Close),
             Frame::Continuation(part) => self.part(part),
-        })
+        }
     }
 
     fn part(&mut self, part: Item) -> Option<Inbound> {

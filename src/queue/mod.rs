@@ -1,5 +1,6 @@
 //! The mailbox as seen by its device: drain, ack, and the socket.
 
+mod cursor;
 mod frames;
 mod inbox;
 mod outbox;

@@ -25,7 +25,7 @@ use crate::{
     auth::{Authority, Identity},
     config::Config,
     domain::{Item, MessageId, Position},
-    http::{Body, Problem, RequestBody},
+    http::{Body, Problem, Query, RequestBody},
     messages::Messages,
     wire::{Id, MessageView},
 };
@@ -61,7 +61,9 @@ struct QueueAnswer {
 #[serde(transparent)]
 struct MessageIds(Vec<Id>);
 
-impl RequestBody for MessageIds {}
+impl RequestBody for MessageIds {
+    const ARRAY: bool = true;
+}
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -89,15 +91,15 @@ const MOST_IDS: usize = 1000;
 async fn read_queue(
     identity: Identity,
     path: web::Path<(String, String)>,
-    query: web::Query<QueueQuery>,
+    query: Query<QueueQuery>,
     queue: web::Data<Queue>,
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
-    let limit = query.limit.unwrap_or(50);
+    let limit = query.0.limit.unwrap_or(50);
     if !(1..=100).contains(&limit) {
         return Err(Problem::bad_field("limit", "a number from 1 to 100 is expected"));
     }
-    let after = Position(query.after.unwrap_or(0).max(0));
+    let after = Position(query.0.after.unwrap_or(0).max(0));
     let left = queue.left(caller.device_no, after, limit).await?;
     let items = queue.items(caller.device_no, &left.positions).await?;
     let more = left.positions.len() == limit as usize;

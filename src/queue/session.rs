@@ -1,8 +1,7 @@
 //! A device's socket: one owner loop, one writer.
 //!
-//! The session keeps `seen`, the last position it has written or knows to be erased. A live item is pushed only when it
-//! is the next one; otherwise the store is read from `seen` on. So positions are shown in order and without a gap,
-//! whatever the speed of publish and page.
+//! What is written comes from the session's cursor: a live item only when it is the next one, otherwise the store is
+//! read. So positions are shown in order and without a gap, whatever the speed of publish and page.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,6 +19,7 @@ use uuid::Uuid;
 
 use super::{
     Queue,
+    cursor::{Cursor, Step},
     frames::{ClientFrame, Format, ServerFrame, read},
     inbox::{Inbound, Inbox},
     outbox::Outbox,
@@ -31,16 +31,10 @@ use crate::{
     hot::{End, Event, KeysLow, Seat, Signal},
     http::Problem,
     keys::LOW,
-    messages::{Messages, SendRequest, SentAnswer},
+    messages::{Messages, SendBody, SendFrame, SendRequest, SentAnswer},
     store::{Mark, StoreError},
     wire::{Id, Time},
 };
-
-/// Positions asked for at a time; keys only.
-const PAGE: u32 = 256;
-
-/// Bodies read at a time, so that a stalled reader holds little memory.
-const BODIES: usize = 16;
 
 /// Requests of one socket that may be answered at the same time; past them nothing more is read.
 const UNANSWERED: usize = 64;
@@ -50,9 +44,6 @@ const BAD_FRAMES: usize = 9;
 
 /// The highest number of waiting items that `hello` tells.
 const MOST_PENDING: u32 = 1000;
-
-/// How long a session waits before it asks a store again that could not be asked.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What every session needs.
 pub(super) struct Sockets {
@@ -71,6 +62,8 @@ enum Goodbye {
     /// The peer closed, or is gone.
     Gone,
     GoingAway,
+    /// The store could not be asked when the socket opened.
+    TryAgain,
     ProtocolError,
     TokenExpired,
     Deactivated,
@@ -84,6 +77,7 @@ impl Goodbye {
         match self {
             Self::Gone => None,
             Self::GoingAway => Some((1001, "going away")),
+            Self::TryAgain => Some((1013, "try again later")),
             Self::ProtocolError => Some((4400, "protocol error")),
             Self::TokenExpired => Some((4401, "token expired")),
             Self::Deactivated => Some((4403, "device deactivated")),
@@ -100,27 +94,13 @@ type Answer = LocalBoxFuture<'static, Option<ServerFrame>>;
 pub(super) struct Session {
     sockets: Arc<Sockets>,
     caller: Caller,
-    session_id: Uuid,
+    id: Uuid,
     format: Format,
     inbox: Inbox,
     outbox: Outbox,
     /// When the token ends; none in open mode.
     expires_at: Option<Timestamp>,
-    seen: Position,
-    /// The head when the socket opened, until `queue_drained` has been sent.
-    backlog: Option<Position>,
-    /// The head when the socket opened, once it is known: what lies up to there may lie in the offline queue too.
-    waited: Option<Position>,
-    /// Positions that are left, not yet read.
-    to_read: VecDeque<Position>,
-    /// Up to where `to_read` tells everything.
-    covered: Position,
-    /// Items read, not yet written.
-    ready: VecDeque<(Position, Arc<Item>)>,
-    /// The store may have more than `covered`.
-    behind: bool,
-    /// When a store that could not be asked is asked again.
-    retry_at: Option<Instant>,
+    cursor: Cursor,
     /// Written and not yet acked.
     in_flight: HashMap<MessageId, Position>,
     answers: FuturesUnordered<Answer>,
@@ -141,21 +121,14 @@ impl Session {
     ) -> Self {
         Self {
             caller,
-            // In the order of time, so that of two nodes that hear of each other's session at the same moment both
-            // agree which one is the newer.
-            session_id: MessageId::fresh(sockets.queue.clock.now()).uuid(),
+            // In the order of time, so that two nodes that hear of each other's session at the same moment agree which
+            // one is the newer.
+            id: MessageId::fresh(sockets.queue.clock.now()).uuid(),
             format,
             inbox,
             outbox,
             expires_at,
-            seen: Position::START,
-            backlog: None,
-            waited: None,
-            to_read: VecDeque::new(),
-            covered: Position::START,
-            ready: VecDeque::new(),
-            behind: true,
-            retry_at: None,
+            cursor: Cursor::new(),
             in_flight: HashMap::new(),
             answers: FuturesUnordered::new(),
             bad_frames: VecDeque::new(),
@@ -168,12 +141,12 @@ impl Session {
     /// Serves the socket to its end. `_running` keeps the relay from stopping before the goodbye is written.
     pub(super) async fn run(mut self, _running: TaskTrackerToken) {
         // Listening comes before reading, so that nothing falls between.
-        let seat = self.sockets.queue.switchboard.clone().open(self.caller.device_no, self.session_id).await;
+        let seat = self.sockets.queue.switchboard.clone().open(self.caller.device_no, self.id).await;
         let goodbye = match self.greet().await {
             Ok(()) => self.serve(&seat).await,
             Err(error) => {
                 tracing::debug!(%error, "a socket could not be opened");
-                Goodbye::GoingAway
+                Goodbye::TryAgain
             }
         };
         drop(seat);
@@ -194,7 +167,7 @@ impl Session {
         let pending = queue.store.mailbox_count(device, MOST_PENDING, now).await?;
         queue.store.note_seen(device, now).await?;
         self.write(&ServerFrame::Hello {
-            session_id: Id(self.session_id),
+            session_id: Id(self.id),
             heartbeat_seconds: self.sockets.times.heartbeat.as_secs(),
             server_time: Time(now),
             pending,
@@ -225,7 +198,7 @@ impl Session {
             }
             let reading = room && self.answers.len() < UNANSWERED;
             let (deadline, why) = self.next_deadline();
-            let retry = self.retry_at;
+            let retry = self.cursor.retry_at();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Goodbye::GoingAway,
@@ -235,10 +208,7 @@ impl Session {
                 () = self.outbox.moved(), if !room => if self.outbox.is_gone() { return Goodbye::Gone },
                 _ = heartbeat.tick() => self.outbox.ping(),
                 () = sleep_until(deadline) => return why,
-                () = async { match retry { Some(at) => sleep_until(at).await, None => pending().await } } => {
-                    self.retry_at = None;
-                    self.behind = true;
-                }
+                () = async { match retry { Some(at) => sleep_until(at).await, None => pending().await } } => self.cursor.retry(),
             }
         }
     }
@@ -281,69 +251,34 @@ impl Session {
         }
     }
 
-    /// Writes what is left of the mailbox, as far as the peer's window and the outbox have room.
+    /// Whether another mailbox item may be written.
+    fn takes_more(&self) -> bool {
+        self.outbox.has_room() && self.in_flight.len() < self.sockets.in_flight
+    }
+
+    /// Writes what comes next in the mailbox, as far as the peer's window and the outbox have room.
     async fn advance(&mut self, seat: &Seat) {
-        while self.outbox.has_room()
-            && self.in_flight.len() < self.sockets.in_flight
-            && self.retry_at.is_none()
-        {
-            if let Some((position, item)) = self.ready.pop_front() {
-                self.push(position, &item);
-                self.settle();
-            } else if let Err(error) = self.fetch().await {
-                tracing::debug!(%error, "a mailbox could not be read; trying again");
-                self.behind = true;
-                self.retry_at = Some(Instant::now() + RETRY);
-            } else if self.settle() && !self.behind {
-                break;
+        let queue = Arc::clone(&self.sockets.queue);
+        while self.takes_more() {
+            match self.cursor.next(&queue, self.caller.device_no).await {
+                Some(Step::Item(position, item)) => {
+                    self.push(position, &item);
+                    if self.cursor.drains() {
+                        self.write(&ServerFrame::QueueDrained);
+                    }
+                }
+                Some(Step::Drained) => self.write(&ServerFrame::QueueDrained),
+                None => break,
             }
         }
-        seat.line().set_seen(self.seen);
-    }
-
-    /// Whether everything that was read of the mailbox is written; tells the peer the first time.
-    fn settle(&mut self) -> bool {
-        if !self.ready.is_empty() || !self.to_read.is_empty() {
-            return false;
-        }
-        self.seen = self.seen.max(self.covered);
-        if self.backlog.is_some_and(|head| head <= self.seen) {
-            self.backlog = None;
-            self.write(&ServerFrame::QueueDrained);
-        }
-        true
-    }
-
-    /// Reads the next bodies, or else what is left after `seen`.
-    async fn fetch(&mut self) -> Result<(), StoreError> {
-        let (queue, device) = (Arc::clone(&self.sockets.queue), self.caller.device_no);
-        if !self.to_read.is_empty() {
-            let positions: Vec<_> = self.to_read.iter().copied().take(BODIES).collect();
-            let items = queue.items(device, &positions).await?;
-            self.to_read.drain(..positions.len());
-            self.ready.extend(items);
-            return Ok(());
-        }
-        if !self.behind {
-            return Ok(());
-        }
-        let left = queue.left(device, self.seen, PAGE).await?;
-        if self.waited.is_none() {
-            self.waited = Some(left.head);
-            self.backlog = Some(left.head);
-        }
-        self.behind = left.positions.len() >= PAGE as usize;
-        self.covered =
-            if self.behind { left.positions.last().copied().unwrap_or(left.head) } else { left.head };
-        self.to_read = left.positions.into();
-        Ok(())
+        seat.line().set_seen(self.cursor.seen());
     }
 
     fn push(&mut self, position: Position, item: &Item) {
-        if position <= self.seen {
-            return;
+        if let Item::Deleted { deletes, .. } = item {
+            // What was deleted need not be acked, and so must not fill the window.
+            self.in_flight.remove(deletes);
         }
-        self.seen = position;
         if item.expires_at() > self.sockets.queue.clock.now() {
             self.in_flight.insert(item.message_id(), position);
             self.write(&ServerFrame::item(item));
@@ -351,17 +286,21 @@ impl Session {
     }
 
     fn hear(&mut self, signal: Signal) -> Option<Goodbye> {
-        let room = self.outbox.has_room();
         match signal {
             Signal::End(End::Replaced) => return Some(Goodbye::Replaced),
             Signal::End(End::Deactivated) | Signal::Event(Event::Deactivated) => {
                 return Some(Goodbye::Deactivated);
             }
-            Signal::Behind => self.behind = true,
-            Signal::Event(Event::Item(position, item)) => self.live(position, &item),
-            Signal::Event(Event::Wake(position)) => self.behind |= position > self.seen,
+            Signal::Behind => self.cursor.fall_behind(),
+            Signal::Event(Event::Item(position, item)) => {
+                if self.cursor.take_live(position, self.takes_more()) {
+                    self.push(position, &item);
+                }
+            }
+            Signal::Event(Event::Wake(position)) => self.cursor.hear_of(position),
             // A peer that does not read misses what is live only.
-            Signal::Event(Event::Fleeting(_) | Event::Receipt(_) | Event::KeysLow(_)) if !room => {}
+            Signal::Event(Event::Fleeting(_) | Event::Receipt(_) | Event::KeysLow(_))
+                if !self.outbox.has_room() => {}
             Signal::Event(Event::Fleeting(item)) => self.write(&ServerFrame::item(&item)),
             Signal::Event(Event::Receipt(receipt)) => self.write(&ServerFrame::receipt(receipt)),
             Signal::Event(Event::KeysLow(low)) => self.write(&ServerFrame::keys_low(low)),
@@ -369,19 +308,6 @@ impl Session {
             Signal::Event(Event::Replaced(_)) => {}
         }
         None
-    }
-
-    /// Pushes a live item if it is the next one and there is room; else it will be read from the store in its turn.
-    fn live(&mut self, position: Position, item: &Item) {
-        let idle =
-            self.ready.is_empty() && self.to_read.is_empty() && !self.behind && self.retry_at.is_none();
-        let room = self.outbox.has_room() && self.in_flight.len() < self.sockets.in_flight;
-        if idle && room && position == self.seen.next() {
-            self.push(position, item);
-            self.covered = self.seen;
-        } else if position > self.seen {
-            self.behind = true;
-        }
     }
 
     fn read(&mut self, inbound: Option<Inbound>) -> Option<Goodbye> {
@@ -401,7 +327,8 @@ impl Session {
                 None
             }
             Some(Inbound::TooLarge) => {
-                self.refuse(None, &Problem::new(413, "too-large", "the frame is larger than the limit"))
+                let problem = Problem::new(413, "too-large", "the frame is larger than the limit");
+                self.refuse(None, &problem.with("limit", self.inbox.limit()))
             }
             Some(Inbound::Text(_)) if self.format == Format::MessagePack => {
                 self.refuse(None, &Problem::new(400, "bad-frame", "frames of this subprotocol are binary"))
@@ -417,7 +344,7 @@ impl Session {
         let (reference, frame) = read(self.format, bytes);
         let refused = match frame {
             Ok(ClientFrame::Ping) => {
-                self.write(&ServerFrame::Pong);
+                self.write(&ServerFrame::Pong { reference });
                 return None;
             }
             Ok(ClientFrame::Ack(ids)) => {
@@ -428,8 +355,8 @@ impl Session {
                 self.mark_read(reference, message_id);
                 return None;
             }
-            Ok(ClientFrame::Send(frame)) => self.send(&reference, *frame),
-            Ok(ClientFrame::Auth(token)) => self.renew(&token),
+            Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
+            Ok(ClientFrame::Auth(token)) => self.renew(reference.as_deref(), &token),
             Err(problem) => Err(problem),
         };
         refused.err().and_then(|problem| self.refuse(reference, &problem))
@@ -444,14 +371,13 @@ impl Session {
         (self.bad_frames.len() > BAD_FRAMES).then_some(Goodbye::ProtocolError)
     }
 
-    fn send(&self, reference: &Option<String>, frame: crate::messages::SendFrame) -> Result<(), Problem> {
+    fn send(&self, reference: Option<String>, frame: SendFrame) -> Result<(), Problem> {
         if frame.device_id.as_deref().is_some_and(|id| id != "me" && id != self.caller.device_id.as_str()) {
             return Err(Problem::new(403, "not-you", "the socket belongs to another device"));
         }
-        let request = SendRequest::try_from(crate::messages::SendBody::from(frame))?;
+        let request = SendRequest::try_from(SendBody::from(frame))?;
         // The send takes its place here, so that a socket's sends keep their order.
         let sent = self.sockets.messages.send(self.caller.clone(), request);
-        let reference = reference.clone();
         self.answers.push(Box::pin(async move {
             Some(match sent.await {
                 Ok(sent) => ServerFrame::Sent { reference, answer: SentAnswer::from(sent) },
@@ -470,7 +396,7 @@ impl Session {
                 None => others.push(*id),
             }
         }
-        let waited = positions.iter().any(|position| Some(*position) <= self.waited);
+        let waited = positions.iter().any(|position| self.cursor.had_waited(*position));
         let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
         let queue = Arc::clone(&self.sockets.queue);
         self.answers.push(Box::pin(async move {
@@ -502,12 +428,15 @@ impl Session {
     }
 
     /// Goes on with a fresh token of the same device.
-    fn renew(&mut self, token: &str) -> Result<(), Problem> {
+    fn renew(&mut self, reference: Option<&str>, token: &str) -> Result<(), Problem> {
         let claims = self.sockets.authority.claims(token)?;
         if claims.caller.device_no != self.caller.device_no {
             return Err(Problem::new(403, "not-you", "the token belongs to another device"));
         }
         self.expires_at = self.expires_at.map(|_| claims.expires_at);
+        if let Some(reference) = reference {
+            self.write(&ServerFrame::Acked { reference: reference.to_owned() });
+        }
         Ok(())
     }
 
@@ -518,9 +447,10 @@ impl Session {
     }
 
     fn write(&self, frame: &ServerFrame) {
-        match self.format.encode(frame) {
-            Some(bytes) => self.outbox.push(&bytes, self.format == Format::MessagePack),
-            None => tracing::error!("a frame could not be written"),
+        if let Some(bytes) = self.format.encode(frame) {
+            self.outbox.push(&bytes, self.format == Format::MessagePack);
+        } else {
+            tracing::error!("a frame could not be written");
         }
     }
 }

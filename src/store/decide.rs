@@ -118,12 +118,7 @@ pub(super) fn to_count(batch: &[Send], mailboxes: &HashMap<UserId, Vec<Mailbox>>
 }
 
 /// Decides about a batch, send by send in order of arrival.
-pub(super) fn decide<'a>(
-    batch: &'a [Send],
-    mut snapshot: Snapshot,
-    now: Timestamp,
-    limits: Limits,
-) -> Verdict<'a> {
+pub(super) fn decide(batch: &[Send], mut snapshot: Snapshot, now: Timestamp, limits: Limits) -> Verdict<'_> {
     let mut verdict = Verdict { outcomes: Vec::new(), writes: Writes::default(), deliveries: Vec::new() };
     let mut changed: BTreeSet<DeviceNo> = BTreeSet::new();
     refresh_spare(&mut snapshot, limits, &mut changed);
@@ -253,8 +248,8 @@ fn place<'a>(
 fn next_sequence(send: &Send, snapshot: &Snapshot, now: Timestamp) -> Sequence {
     let received =
         snapshot.mailboxes.get(&send.recipient_id).into_iter().flatten().map(|mailbox| mailbox.sequence.0);
-    let sent = snapshot.sender_sequences.get(&send.sender.user_id).map(|sequence| sequence.0);
-    let highest = received.chain(sent).max().unwrap_or(0);
+    let own = snapshot.sender_sequences.get(&send.sender.user_id).map(|sequence| sequence.0);
+    let highest = received.chain(own).max().unwrap_or(0);
     let floor = (now.millis() * 1000).max((highest >> 1) + 1);
     Sequence((floor << 1) | i64::from(send.sender.user_id > send.recipient_id))
 }

@@ -1,12 +1,12 @@
 //! Combining: while one batch is being committed the next one gathers, without a waiting window.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, sleep},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::StoreError;
 
@@ -42,7 +42,7 @@ pub(super) struct Bounds {
 struct Waiting<I, O> {
     item: I,
     answer: oneshot::Sender<Result<O, StoreError>>,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// A bounded queue of items whose batches run one after the other.
@@ -51,9 +51,8 @@ pub(super) struct Lane<I, O> {
     room: Arc<Semaphore>,
 }
 
-/// How long a batch is tried again before its items are answered `Unavailable`. By time and not by count: an engine that
-/// does not answer at all makes each attempt last.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a batch is tried again before its items are answered `Unavailable`.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 impl<I, O> Lane<I, O>
 where
@@ -87,7 +86,7 @@ where
         let room =
             Arc::clone(&self.room).try_acquire_many_owned(weight).map_err(|_| StoreError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Waiting { item, answer, _room: room }).map_err(|_| StoreError::Overloaded)?;
+        self.queue.try_send(Waiting { item, answer, room }).map_err(|_| StoreError::Overloaded)?;
         Ok(answered)
     }
 }
@@ -100,11 +99,12 @@ where
     let mut gathered = Vec::with_capacity(size);
     while waiting.recv_many(&mut gathered, size).await > 0 {
         let (items, answers): (Vec<_>, Vec<_>) =
-            gathered.drain(..).map(|entry| (entry.item, (entry.answer, entry._room))).unzip();
+            gathered.drain(..).map(|entry| (entry.item, (entry.answer, entry.room))).unzip();
         let outcomes = commit_all(&items, &commit).await;
-        for ((answer, _room), outcome) in answers.into_iter().zip(outcomes) {
+        for ((answer, room), outcome) in answers.into_iter().zip(outcomes) {
             // The asker may have gone; its item is committed all the same.
             drop(answer.send(outcome));
+            drop(room);
         }
     }
 }
@@ -115,7 +115,7 @@ async fn commit_all<I: Send + Sync, O>(
 ) -> Vec<Result<O, StoreError>> {
     match persist(items, commit).await {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-        Err(Fault::Refused(_)) if items.len() > 1 => {
+        Err(fault) if items.len() > 1 && is_about_items(&fault) => {
             let mut outcomes = Vec::with_capacity(items.len());
             for item in items.chunks(1) {
                 outcomes.push(match persist(item, commit).await {
@@ -134,14 +134,25 @@ async fn commit_all<I: Send + Sync, O>(
 
 /// Commits a batch, again and again while the fault may pass.
 async fn persist<I: Send + Sync, O>(items: &[I], commit: &impl Commit<I, O>) -> Result<Vec<O>, Fault> {
+    let began = Instant::now();
     let mut pause = Duration::from_millis(5);
-    let give_up = Instant::now() + PATIENCE;
     loop {
         match commit.commit(items).await {
-            Err(Fault::Transient(_)) if Instant::now() + pause < give_up => sleep(pause).await,
+            Err(Fault::Transient(_)) if began.elapsed() < PATIENCE => tokio::time::sleep(pause).await,
             decided => return decided,
         }
         pause = (pause * 3).min(Duration::from_secs(1));
+    }
+}
+
+/// Whether the fault lies in what the batch holds, so that most of its items are fine by themselves: refused, or in
+/// conflict with what is there attempt after attempt.
+fn is_about_items(fault: &Fault) -> bool {
+    match fault {
+        Fault::Refused(_) => true,
+        Fault::Transient(source) => {
+            source.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+        }
     }
 }
 

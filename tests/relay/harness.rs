@@ -1,6 +1,8 @@
 //! That the harness itself works: real clients over a real relay, on both sets of engines.
 
+use futures_util::SinkExt;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
     client::{Device, Kind, opaque_send},
@@ -9,7 +11,7 @@ use crate::support::{
     socket::{Door, Format, Socket},
 };
 
-on_both_backends! { signal_clients_talk_through_the_relay, frames_are_the_same_in_both_formats }
+on_both_backends! { signal_clients_talk_through_the_relay, frames_are_the_same_in_both_formats, raw_frames_reach_the_relay_as_they_are }
 
 async fn signal_clients_talk_through_the_relay(backend: &Backend) {
     let relay = backend.relay(&[]).await;
@@ -45,6 +47,17 @@ async fn frames_are_the_same_in_both_formats(backend: &Backend) {
     let mut plain = Socket::open(&bob).await;
     let got = plain.expect("message").await;
     assert_eq!((&got["message_id"], &got["ciphertext"]), (&sent["message_id"], &frame["ciphertext"]));
+}
+
+async fn raw_frames_reach_the_relay_as_they_are(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let alice = Device::registered(&relay, Kind::Ed25519).await;
+    let mut socket = Socket::open(&alice).await;
+    socket.send_raw(Message::text("{")).await.unwrap();
+    assert_eq!(socket.expect("error").await["code"], "bad-json");
+    socket.raw().send(Message::binary(vec![1])).await.unwrap();
+    assert_eq!(socket.expect("error").await["code"], "bad-frame");
+    socket.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,3 +11,4 @@ mod history;
 mod keys;
 mod mailbox;
 mod model;
+mod order;

@@ -48,6 +48,12 @@ pub(super) fn new_prekeys<'a>(onetime: &'a [OneTimePreKey], kem: &'a [SignedPreK
     onetime.chain(kem).collect()
 }
 
+/// The first key that stands under an earlier key's digest in the same upload: one key may not have two ids.
+pub(super) fn repeated(entries: &[Entry]) -> Option<Entry> {
+    let mut digests = HashSet::new();
+    entries.iter().copied().find(|entry| !digests.insert(entry.digest))
+}
+
 /// Which of these digests the user has uploaded before, from any device. The user's row must be locked.
 pub(super) async fn known_digests(
     tx: &mut PgConnection,

@@ -21,7 +21,11 @@ mod rows;
 mod write_batch;
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod plans;
+#[cfg(test)]
+mod races;
 #[cfg(test)]
 mod tests;
 
@@ -47,11 +51,15 @@ use crate::domain::{
     Send, Timestamp, UserId,
 };
 
+/// Connections for the lanes alone, one each, so that other acts never make a batch wait for one.
+const LANES: u32 = 2;
+
 const BOUNDS: Bounds = Bounds { items: 4_096, bytes: 64 << 20, batch: 256 };
 
 /// The store on Postgres. Several may work on one database, in one process or many.
 pub struct PostgresStore {
     pool: PgPool,
+    lanes: PgPool,
     limits: Limits,
     committed: Committed,
     sends: Lane<Send, Accepted>,
@@ -60,7 +68,7 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Connects, brings the schema up to date and starts the lanes on the current runtime. `clock` says when a send is
-    /// accepted; what was committed goes to `committed`.
+    /// accepted; what was committed goes to `committed`. At least three connections are used.
     pub async fn connect(
         url: &SecretString,
         max_connections: u32,
@@ -69,11 +77,12 @@ impl PostgresStore {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         connect::migrate(url).await?;
-        let pool = connect::pool(url, max_connections).await?;
-        let accept = Accept { pool: pool.clone(), limits, committed: committed.clone(), clock };
+        let lanes = connect::lane_pool(url, LANES).await?;
+        let pool = connect::pool(url, max_connections.saturating_sub(LANES).max(1)).await?;
+        let accept = Accept { pool: lanes.clone(), limits, committed: committed.clone(), clock };
         let sends = Lane::start(BOUNDS, accept);
-        let acks = Lane::start(BOUNDS, Ack { pool: pool.clone() });
-        Ok(Self { pool, limits, committed, sends, acks })
+        let acks = Lane::start(BOUNDS, Ack { pool: lanes.clone() });
+        Ok(Self { pool, lanes, limits, committed, sends, acks })
     }
 
     /// Brings the schema up to date and does nothing else.
@@ -243,6 +252,7 @@ impl Store for PostgresStore {
     }
 
     async fn close(&self) {
+        self.lanes.close().await;
         self.pool.close().await;
     }
 }

@@ -26,11 +26,11 @@ pub(super) async fn publish(
     now: Timestamp,
 ) -> Result<Published, Error> {
     let mut tx = pool.begin().await?;
-    let published = match run(&mut tx, limits, device, upload, now).await? {
-        Ok(published) => published,
-        Err(refused) => return Ok(refused),
-    };
-    tx.commit().await?;
+    let published = run(&mut tx, limits, device, upload, now).await?;
+    match published {
+        Published::Published { .. } => tx.commit().await?,
+        Published::KeyReused(..) | Published::TooMany(_) | Published::Gone => tx.rollback().await?,
+    }
     Ok(published)
 }
 
@@ -40,8 +40,8 @@ async fn run(
     device: DeviceNo,
     upload: &KeyUpload,
     now: Timestamp,
-) -> Result<Result<Published, Published>, Error> {
-    let Some(owner) = lock_owner(tx, device).await? else { return Ok(Err(Published::Gone)) };
+) -> Result<Published, Error> {
+    let Some(owner) = lock_owner(tx, device).await? else { return Ok(Published::Gone) };
     let prekeys = ledger::new_prekeys(&upload.onetime_prekeys, &upload.kem_prekeys);
     let signed = upload.signed_prekey.as_ref().map(|key| Entry::signed(KeyKind::Signed, key));
     let last_resort = upload.last_resort_kem_prekey.as_ref().map(|key| Entry::signed(KeyKind::Kem, key));
@@ -50,22 +50,25 @@ async fn run(
     let known = match Known::read(tx, &owner, device, &entries).await?.check(&owner, &entries, prekeys.len())
     {
         Ok(known) => known,
-        Err(reused) => return Ok(Err(Published::KeyReused(reused.kind, reused.id))),
+        Err(reused) => return Ok(Published::KeyReused(reused.kind, reused.id)),
     };
     let new_prekeys: Vec<NewPreKey<'_>> = prekeys.into_iter().filter(|key| !known.has(&key.entry)).collect();
     let new_entries: Vec<Entry> = entries.iter().copied().filter(|entry| !known.has(entry)).collect();
+    if let Some(reused) = ledger::repeated(&new_entries) {
+        return Ok(Published::KeyReused(reused.kind, reused.id));
+    }
     let (onetime, kem): (i64, i64) = sqlx::query_as(LEFT).bind(device.0).fetch_one(&mut *tx).await?;
     let added = |kind| new_prekeys.iter().filter(|key| key.entry.kind == kind).count();
     let onetime_count = count(onetime).saturating_add(small(added(KeyKind::OneTime)));
     let kem_count = count(kem).saturating_add(small(added(KeyKind::Kem)));
     if onetime_count > limits.max_prekeys && added(KeyKind::OneTime) > 0 {
-        return Ok(Err(Published::TooMany(KeyKind::OneTime)));
+        return Ok(Published::TooMany(KeyKind::OneTime));
     }
     if kem_count > limits.max_prekeys && added(KeyKind::Kem) > 0 {
-        return Ok(Err(Published::TooMany(KeyKind::Kem)));
+        return Ok(Published::TooMany(KeyKind::Kem));
     }
     ledger::store(tx, device, &new_prekeys).await?;
-    ledger::enter(tx, owner.user_id, device, &new_entries).await?;
+    ledger::enter(tx, owner.user, device, &new_entries).await?;
     if let Some(key) = upload.signed_prekey.as_ref().filter(|_| signed.is_some_and(|it| !known.has(&it))) {
         replace_signed(tx, device, key, now).await?;
     }
@@ -75,28 +78,28 @@ async fn run(
     }
     let accepted = small(new_entries.len());
     let already_known = small(entries.len()) - accepted;
-    Ok(Ok(Published::Published { accepted, already_known, onetime_count, kem_count }))
+    Ok(Published::Published { accepted, already_known, onetime_count, kem_count })
 }
 
 fn small(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// The active device whose keys change, with its user's row and its mailbox's locked.
+/// The active device whose keys change, by the ids of its current lasting keys.
 struct Owner {
-    user_id: UserId,
-    signed_prekey_id: Option<i64>,
-    last_resort_id: Option<i64>,
+    user: UserId,
+    signed_prekey: Option<i64>,
+    last_resort: Option<i64>,
 }
 
 /// The user's row serialises uploads of all its devices: what one of them used must not come from another.
 async fn lock_owner(tx: &mut PgConnection, device: DeviceNo) -> Result<Option<Owner>, Error> {
-    let user: Option<Uuid> = sqlx::query_scalar("SELECT user_id FROM devices WHERE device_no = $1")
+    let found: Option<Uuid> = sqlx::query_scalar("SELECT user_id FROM devices WHERE device_no = $1")
         .bind(device.0)
         .fetch_optional(&mut *tx)
         .await?;
-    let Some(user_id) = user.map(UserId::new) else { return Ok(None) };
-    lock_user(tx, user_id).await?;
+    let Some(user) = found.map(UserId::new) else { return Ok(None) };
+    lock_user(tx, user).await?;
     let mailbox = sqlx::query("SELECT FROM mailboxes WHERE device_no = $1 FOR UPDATE")
         .bind(device.0)
         .fetch_optional(&mut *tx)
@@ -104,12 +107,12 @@ async fn lock_owner(tx: &mut PgConnection, device: DeviceNo) -> Result<Option<Ow
     if mailbox.is_none() {
         return Ok(None);
     }
-    let (signed_prekey_id, last_resort_id) =
+    let (signed_prekey, last_resort) =
         sqlx::query_as("SELECT signed_prekey_id, last_resort_id FROM devices WHERE device_no = $1")
             .bind(device.0)
             .fetch_one(tx)
             .await?;
-    Ok(Some(Owner { user_id, signed_prekey_id, last_resort_id }))
+    Ok(Some(Owner { user, signed_prekey, last_resort }))
 }
 
 /// What the ledger knows of the uploaded keys.
@@ -138,7 +141,7 @@ impl Known {
         .await?;
         Ok(Self {
             by_id: rows.into_iter().map(|(kind, id, digest)| ((kind, id), digest)).collect(),
-            digests: ledger::known_digests(tx, owner.user_id.uuid(), entries).await?,
+            digests: ledger::known_digests(tx, owner.user.uuid(), entries).await?,
         })
     }
 
@@ -149,8 +152,8 @@ impl Known {
             let same_id = self.by_id.get(&slot(entry));
             let is_current = match entry.kind {
                 _ if index < onetime => true,
-                KeyKind::Signed => owner.signed_prekey_id == Some(slot(entry).1),
-                KeyKind::OneTime | KeyKind::Kem => owner.last_resort_id == Some(slot(entry).1),
+                KeyKind::Signed => owner.signed_prekey == Some(slot(entry).1),
+                KeyKind::OneTime | KeyKind::Kem => owner.last_resort == Some(slot(entry).1),
             };
             let repeated = same_id.is_some_and(|digest| digest == entry.digest.as_slice()) && is_current;
             let unknown = same_id.is_none() && !self.digests.contains(entry.digest.as_slice());

@@ -52,6 +52,9 @@ async fn run(
         return Ok(Registered::TooManyDevices);
     }
     let entries = entries(new);
+    if let Some(reused) = ledger::repeated(&entries) {
+        return Ok(Registered::KeyReused(reused.kind, reused.id));
+    }
     let known = ledger::known_digests(tx, new.user_id.uuid(), &entries).await?;
     if let Some(reused) = entries.iter().find(|entry| known.contains(entry.digest.as_slice())) {
         return Ok(Registered::KeyReused(reused.kind, reused.id));
@@ -92,6 +95,7 @@ pub(super) async fn lock_user(tx: &mut PgConnection, user: UserId) -> Result<boo
 }
 
 #[derive(FromRow)]
+#[expect(clippy::struct_field_names, reason = "the columns' own names")]
 struct ActiveRow {
     device_no: i64,
     device_id: String,

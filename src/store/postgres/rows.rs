@@ -128,6 +128,7 @@ impl BodyRow {
 
 /// Who vouched for a device.
 #[derive(FromRow)]
+#[expect(clippy::struct_field_names, reason = "the columns' own names")]
 pub(super) struct LinkedByRow {
     linked_by_device_id: Option<String>,
     linked_by_identity_key: Option<Vec<u8>>,

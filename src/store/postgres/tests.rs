@@ -1,172 +1,23 @@
-//! What only a real server can show: statements that run, and two nodes on one database.
+//! Every statement, run against a real server: faults in them show at run time only.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
-use bytes::Bytes;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::*;
+use super::PostgresStore;
+use super::fixtures::{
+    Database, LIMITS, NOW, later, linked, onetime, register, registration, send, signed, stored, user,
+};
 use crate::{
     domain::{
-        Bodies, Conversation, ConversationId, Delivery, Envelope, EnvelopeType, IdentityKey, KeyId, KeyKind,
-        LinkedBy, ManualClock, MessageType, OneTimePreKey, RegistrationId, SessionId, SignedPreKey, Status,
+        Bodies, Caller, Conversation, ConversationId, DeviceNo, Item, KeyId, KeyKind, Position, Send, Status,
+        UserId,
     },
-    store::NewSession,
+    store::{
+        Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, Limits, Mark, Published,
+        Registered, Store,
+    },
 };
-
-pub(super) const NOW: Timestamp = Timestamp::from_millis(1_750_000_000_000);
-
-const LIMITS: Limits = Limits {
-    max_devices: 5,
-    max_prekeys: 200,
-    mailbox_items: 10_000,
-    mailbox_items_per_sender: 1_000,
-    notice_life: Duration::from_hours(24 * 30),
-};
-
-/// A database of one test's own, and the server it lies on.
-pub(super) struct Database {
-    server: String,
-    name: String,
-}
-
-impl Database {
-    /// None when no server is named: the embedded half of the tests runs all the same.
-    pub(super) async fn create() -> Option<Self> {
-        let Ok(server) = std::env::var("RESTANTE_TEST_DATABASE_URL") else {
-            eprintln!("skipped: RESTANTE_TEST_DATABASE_URL is not set");
-            return None;
-        };
-        let name = format!("restante_{}", Uuid::new_v4().simple());
-        let database = Self { server, name };
-        database.order(format!("CREATE DATABASE {}", database.name)).await;
-        Some(database)
-    }
-
-    async fn order(&self, statement: String) {
-        let mut connection = PgConnection::connect(&self.server).await.unwrap();
-        connection.execute(AssertSqlSafe(statement)).await.unwrap();
-        connection.close().await.unwrap();
-    }
-
-    fn url(&self) -> SecretString {
-        let (server, _) = self.server.rsplit_once('/').unwrap();
-        format!("{server}/{}", self.name).into()
-    }
-
-    pub(super) async fn node(&self, limits: Limits) -> (PostgresStore, mpsc::Receiver<Vec<Delivery>>) {
-        let (committed, deliveries) = mpsc::channel(10_000);
-        let clock = Arc::new(ManualClock::at(NOW));
-        let store = PostgresStore::connect(&self.url(), 20, limits, committed, clock).await.unwrap();
-        (store, deliveries)
-    }
-
-    pub(super) async fn one_node(&self) -> PostgresStore {
-        let (store, mut deliveries) = self.node(LIMITS).await;
-        tokio::spawn(async move { while deliveries.recv().await.is_some() {} });
-        store
-    }
-
-    pub(super) async fn drop(self) {
-        self.order(format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
-    }
-}
-
-fn user() -> UserId {
-    UserId::new(Uuid::new_v4())
-}
-
-fn random_key() -> Bytes {
-    Bytes::from([*Uuid::new_v4().as_bytes(), *Uuid::new_v4().as_bytes()].concat())
-}
-
-fn signed(id: i64) -> SignedPreKey {
-    SignedPreKey { id: KeyId::new(id).unwrap(), public_key: random_key(), signature: [7; 64] }
-}
-
-fn onetime(id: i64) -> OneTimePreKey {
-    OneTimePreKey { id: KeyId::new(id).unwrap(), public_key: random_key() }
-}
-
-pub(super) fn registration(user_id: UserId, device: &str) -> Registration {
-    Registration {
-        user_id,
-        device_id: DeviceId::parse(device).unwrap(),
-        device_name: Some("a phone".into()),
-        registration_id: RegistrationId::new(77).unwrap(),
-        identity_key: IdentityKey::Ed25519([3; 32]),
-        signed_prekey: signed(1),
-        onetime_prekeys: (1..=3).map(onetime).collect(),
-        kem_prekeys: vec![signed(1)],
-        last_resort_kem_prekey: Some(signed(1000)),
-        link_token_hash: None,
-        session: NewSession {
-            session_id: SessionId::new(Uuid::new_v4()),
-            refresh_hash: *blake3::hash(&random_key()).as_bytes(),
-            expires_at: NOW.plus(Duration::from_hours(24 * 7)),
-        },
-    }
-}
-
-pub(super) async fn register(store: &PostgresStore, registration: Registration) -> Caller {
-    match store.register_device(registration, NOW).await.unwrap() {
-        Registered::Registered(caller) => caller,
-        refused => panic!("{refused:?}"),
-    }
-}
-
-async fn linked(store: &PostgresStore, by: &Caller, device: &str, at: Timestamp) -> Caller {
-    let mut newcomer = registration(by.user_id, device);
-    newcomer.link_token_hash = Some([9; 32]);
-    let offer = LinkOffer {
-        user_id: by.user_id,
-        by: by.device_no,
-        device_id: newcomer.device_id.clone(),
-        identity_key: newcomer.identity_key,
-        linked_by: LinkedBy {
-            device_id: by.device_id.clone(),
-            identity_key: newcomer.identity_key,
-            signature: [5; 64],
-        },
-        token_hash: [9; 32],
-        expires_at: at.plus(Duration::from_mins(10)),
-    };
-    assert!(store.offer_link(offer, at).await.unwrap());
-    match store.register_device(newcomer, at).await.unwrap() {
-        Registered::Registered(caller) => caller,
-        refused => panic!("{refused:?}"),
-    }
-}
-
-pub(super) fn send(from: &Caller, to: UserId) -> Send {
-    Send {
-        sender: from.clone(),
-        message_id: MessageId::new(Uuid::new_v4()),
-        digest: [1; 32],
-        recipient_id: to,
-        conversation: Conversation::Own(ConversationId::new(Uuid::from_u128(42))),
-        message_type: MessageType::Media,
-        self_destructing: false,
-        expires_at: NOW.plus(Duration::from_hours(1)),
-        bodies: Bodies::Same(Envelope {
-            envelope_type: EnvelopeType::Whisper,
-            ciphertext: Bytes::from(vec![0xfe; 600]),
-            ephemeral_key: Some(Bytes::from(vec![2; 32])),
-        }),
-    }
-}
-
-pub(super) async fn stored(store: &PostgresStore, send: Send) {
-    let accepted = store.accept_envelopes(send).await.unwrap();
-    assert!(matches!(accepted, Accepted::Stored(_)), "{accepted:?}");
-}
-
-fn later(seconds: u64) -> Timestamp {
-    NOW.plus(Duration::from_secs(seconds))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_goes_its_way() {
@@ -418,61 +269,13 @@ async fn a_named_conversation_belongs_to_one_pair_and_a_full_mailbox_refuses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_nodes_store_one_message_once() {
+async fn a_schema_that_is_another_one_is_told() {
     let Some(database) = Database::create().await else { return };
-    let (one, other) = (database.one_node().await, database.one_node().await);
-    let alice = register(&one, registration(user(), "phone")).await;
-    let [bob, carol] =
-        [register(&one, registration(user(), "a")).await, register(&one, registration(user(), "b")).await];
-    for round in 0..200 {
-        let message = send(&alice, bob.user_id);
-        // Every second round the twin goes to somebody else, so that no common mailbox serialises the two.
-        let mut twin = message.clone();
-        if round % 2 == 1 {
-            (twin.recipient_id, twin.digest) = (carol.user_id, [2; 32]);
-        }
-        let noise = send(&alice, bob.user_id);
-        let (left, right, _) = tokio::join!(
-            one.accept_envelopes(message),
-            other.accept_envelopes(twin),
-            other.accept_envelopes(noise)
-        );
-        let outcomes = [left.unwrap(), right.unwrap()];
-        let stored: Vec<_> = outcomes.iter().filter(|it| matches!(it, Accepted::Stored(_))).collect();
-        assert_eq!(stored.len(), 1, "{outcomes:?}");
-        let told = |it: &&Accepted| matches!(it, Accepted::Repeated(_) | Accepted::MessageIdReused);
-        assert_eq!(outcomes.iter().filter(told).count(), 1, "{outcomes:?}");
-    }
-    let left = one.mailbox_left(bob.device_no, Position::START, 10_000, NOW).await.unwrap();
-    let gap_free: Vec<_> = (1..=left.head.0).map(Position).collect();
-    assert_eq!(left.positions, gap_free);
-    database.drop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_nodes_never_give_one_key_twice_and_lose_none() {
-    let Some(database) = Database::create().await else { return };
-    let (one, other) = (Arc::new(database.one_node().await), Arc::new(database.one_node().await));
-    let mut owner = registration(user(), "phone");
-    owner.onetime_prekeys = (1..=150).map(onetime).collect();
-    let owner = register(&one, owner).await;
-    let takers: Vec<_> = (0..64)
-        .map(|taker| {
-            let store = Arc::clone(if taker % 2 == 0 { &one } else { &other });
-            tokio::spawn(async move {
-                (store.take_bundle(owner.user_id, None).await, store.take_bundle(owner.user_id, None).await)
-            })
-        })
-        .collect();
-    let mut taken = HashSet::new();
-    for taker in takers {
-        let (first, second) = taker.await.unwrap();
-        for bundle in [first, second] {
-            let key = bundle.unwrap().unwrap().bundle.onetime_prekey.unwrap();
-            assert!(taken.insert(key.id), "a key was given twice");
-        }
-    }
-    let left = one.key_stats(owner.device_no).await.unwrap().unwrap().unused_prekeys;
-    assert_eq!((taken.len(), left), (128, 22));
+    let (one, other) = tokio::join!(database.one_node(), database.one_node());
+    one.check().await.unwrap();
+    PostgresStore::migrate(&database.url()).await.unwrap();
+    sqlx::query("UPDATE _sqlx_migrations SET checksum = '\\x00'").execute(&one.pool).await.unwrap();
+    assert!(other.check().await.is_err());
+    assert!(PostgresStore::migrate(&database.url()).await.is_err());
     database.drop().await;
 }

@@ -137,7 +137,7 @@ pub(super) async fn revocations(
     conn: &mut SqliteConnection,
     since: Timestamp,
 ) -> Result<Vec<DeviceNo>, sqlx::Error> {
-    sqlx::query("SELECT device_no FROM revocations WHERE revoked_at >= ? ORDER BY revocation_id")
+    sqlx::query("SELECT device_no FROM revocations WHERE revoked_at >= ? ORDER BY revoked_at, revocation_id")
         .bind(since.millis())
         .try_map(|row: SqliteRow| rows::device_no(&row, "device_no"))
         .fetch_all(conn)

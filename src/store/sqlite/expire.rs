@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{accept::erase, rows};
 use crate::{
-    domain::{DeviceNo, METADATA_LIFE, Position, Timestamp},
+    domain::{DeviceNo, METADATA_LIFE, MessageId, Position, Timestamp},
     store::Expired,
 };
 
@@ -34,7 +34,7 @@ pub(super) async fn expire(
 ) -> Result<(Expired, bool), sqlx::Error> {
     let due = due(tx, now, limit).await?;
     let erased = erase(tx, due.iter().flat_map(|message| message.places.iter().copied())).await?;
-    let erased: HashSet<Uuid> = erased.into_values().map(|message| message.uuid()).collect();
+    let erased: HashSet<Uuid> = erased.into_values().map(MessageId::uuid).collect();
     let (over, kept): (Vec<_>, Vec<_>) = due.iter().partition(|message| message.is_forgotten(now));
     forget_messages(tx, &over).await?;
     postpone(tx, &kept, &erased).await?;

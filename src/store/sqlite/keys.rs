@@ -23,11 +23,7 @@ pub(super) async fn take_bundle(
     user: UserId,
     device: Option<DeviceId>,
 ) -> Result<Option<TakenBundle>, sqlx::Error> {
-    let oldest_match = active(tx, user).await?.into_iter().find(|(_, row)| match &device {
-        Some(device) => row.try_get::<&str, _>("device_id").is_ok_and(|id| id == device.as_str()),
-        None => true,
-    });
-    match oldest_match {
+    match active(tx, user, device.as_ref()).await?.into_iter().next() {
         Some((device_no, row)) => take(tx, user, device_no, &row).await.map(Some),
         None => Ok(None),
     }
@@ -38,7 +34,7 @@ pub(super) async fn take_bundles(
     user: UserId,
     except: Option<DeviceNo>,
 ) -> Result<Option<Vec<TakenBundle>>, sqlx::Error> {
-    let devices = active(tx, user).await?;
+    let devices = active(tx, user, None).await?;
     if devices.is_empty() {
         return Ok(None);
     }
@@ -51,15 +47,22 @@ pub(super) async fn take_bundles(
     Ok(Some(taken))
 }
 
-async fn active(tx: &mut SqliteConnection, user: UserId) -> Result<Vec<(DeviceNo, SqliteRow)>, sqlx::Error> {
+/// The active devices of a user, oldest first, or the one that is named.
+async fn active(
+    tx: &mut SqliteConnection,
+    user: UserId,
+    device: Option<&DeviceId>,
+) -> Result<Vec<(DeviceNo, SqliteRow)>, sqlx::Error> {
     sqlx::query(
         "SELECT device_no, device_id, device_number, registration_id, identity_key, \
          linked_by_device_id, linked_by_identity_key, linked_by_signature, \
          signed_prekey_id, signed_prekey, signed_prekey_signature, \
          last_resort_id, last_resort, last_resort_signature \
-         FROM devices WHERE user_id = ? AND deactivated_at IS NULL ORDER BY device_no",
+         FROM devices WHERE user_id = ?1 AND deactivated_at IS NULL AND (?2 IS NULL OR device_id = ?2) \
+         ORDER BY device_no",
     )
     .bind(user.uuid())
+    .bind(device.map(DeviceId::as_str))
     .try_map(|row: SqliteRow| Ok((rows::device_no(&row, "device_no")?, row)))
     .fetch_all(tx)
     .await
@@ -71,12 +74,13 @@ async fn take(
     device_no: DeviceNo,
     row: &SqliteRow,
 ) -> Result<TakenBundle, sqlx::Error> {
-    let onetime_prekey = take_lowest(tx, device_no, KeyKind::OneTime).await?.map(|key| {
-        Ok::<_, sqlx::Error>(OneTimePreKey {
+    let onetime_prekey = match take_lowest(tx, device_no, KeyKind::OneTime).await? {
+        Some(key) => Some(OneTimePreKey {
             id: rows::key_id(key.try_get("key_id")?)?,
             public_key: Bytes::copy_from_slice(key.try_get("public_key")?),
-        })
-    });
+        }),
+        None => None,
+    };
     let mut kem_prekey = match take_lowest(tx, device_no, KeyKind::Kem).await? {
         Some(key) => rows::signed_prekey(&key, ["key_id", "public_key", "signature"])?,
         None => None,
@@ -100,7 +104,7 @@ async fn take(
         identity_key: rows::identity_key(row.try_get("identity_key")?)?,
         linked_by: rows::linked_by(row)?,
         signed_prekey: rows::signed_prekey(row, SIGNED)?.ok_or_else(no_signed_prekey)?,
-        onetime_prekey: onetime_prekey.transpose()?,
+        onetime_prekey,
         kem_prekey,
     };
     let (onetime_left, kem_left) = stock(tx, device_no).await?;

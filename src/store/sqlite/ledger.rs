@@ -23,7 +23,7 @@ pub(super) struct Key<'a> {
     pub(super) kind: KeyKind,
     pub(super) id: KeyId,
     pub(super) purpose: Purpose,
-    public_key: &'a [u8],
+    bytes: &'a [u8],
     signature: Option<&'a Signature>,
     digest: [u8; 32],
 }
@@ -32,13 +32,13 @@ impl<'a> Key<'a> {
     fn signed(kind: KeyKind, purpose: Purpose, key: &'a SignedPreKey) -> Self {
         let signature = Some(&key.signature);
         let digest = blake3::hash(&key.public_key).into();
-        Self { kind, id: key.id, purpose, public_key: &key.public_key, signature, digest }
+        Self { kind, id: key.id, purpose, bytes: &key.public_key, signature, digest }
     }
 
     fn unsigned(key: &'a OneTimePreKey) -> Self {
         let digest = blake3::hash(&key.public_key).into();
         let (kind, purpose) = (KeyKind::OneTime, Purpose::OneTime);
-        Self { kind, id: key.id, purpose, public_key: &key.public_key, signature: None, digest }
+        Self { kind, id: key.id, purpose, bytes: &key.public_key, signature: None, digest }
     }
 }
 
@@ -171,7 +171,7 @@ pub(super) async fn enter(
             QueryBuilder::new("INSERT INTO prekeys (device_no, kind, key_id, public_key, signature) ");
         insert.push_values(chunk, |mut row, key| {
             row.push_bind(device.0).push_bind(key.kind as i64).push_bind(i64::from(key.id.get()));
-            row.push_bind(key.public_key.to_vec()).push_bind(key.signature.map(|bytes| bytes.to_vec()));
+            row.push_bind(key.bytes.to_vec()).push_bind(key.signature.map(|signature| signature.to_vec()));
         });
         insert.build().persistent(false).execute(&mut *tx).await?;
     }

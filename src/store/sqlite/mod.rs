@@ -1,4 +1,4 @@
-//! The embedded engine: one SQLite database in the data folder, for a relay of one process.
+//! The embedded engine: one `SQLite` database in the data folder, for a relay of one process.
 //!
 //! Every act that writes runs alone, on the one writing connection and under `BEGIN IMMEDIATE`, and in a task of its
 //! own, so that dropping the caller's future leaves no transaction open. Reads use other connections and see what was
@@ -38,7 +38,7 @@ use crate::domain::{
 
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
-/// Rows of one INSERT: SQLite binds at most 32,766 values.
+/// Rows of one INSERT: `SQLite` binds at most 32,766 values.
 const ROWS_AT_ONCE: usize = 1000;
 
 const SENDS: Bounds = Bounds { items: 4096, bytes: 64 << 20, batch: 256 };

@@ -68,6 +68,7 @@ impl Index<&str> for Answer {
     }
 }
 
+#[expect(clippy::struct_field_names, reason = "the names are the wire's own")]
 /// A device: its keys, its name, and once it is registered its tokens.
 pub struct Device {
     http: reqwest::Client,

@@ -27,7 +27,7 @@ pub enum Kind {
 
 /// The private keys of a device.
 pub enum Keys {
-    Ed25519(SigningKey),
+    Ed25519(Box<SigningKey>),
     Signal(Box<SignalKeys>),
 }
 
@@ -63,7 +63,7 @@ pub fn statement(parts: &[&[u8]]) -> Vec<u8> {
 impl Keys {
     pub fn fresh(kind: Kind, registration_id: u16) -> Self {
         match kind {
-            Kind::Ed25519 => Self::Ed25519(SigningKey::from_bytes(&mothers::bytes())),
+            Kind::Ed25519 => Self::Ed25519(Box::new(SigningKey::from_bytes(&mothers::bytes()))),
             Kind::Signal => {
                 let identity = IdentityKeyPair::generate(&mut OsRng.unwrap_err());
                 let store = InMemSignalProtocolStore::new(identity, registration_id.into()).unwrap();

@@ -22,7 +22,7 @@ use super::process::free_port;
 
 /// What a proxy does with what it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Line {
+pub(crate) enum Line {
     /// Passes it on.
     Open,
     /// Takes it and passes nothing on, in either direction.
@@ -32,8 +32,8 @@ pub enum Line {
 }
 
 /// A TCP proxy in front of a service.
-pub struct Proxy {
-    pub address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     line: Arc<watch::Sender<Line>>,
     since: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
@@ -41,7 +41,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy to `host:port`.
-    pub async fn to(service: &str) -> Self {
+    pub(crate) async fn to(service: &str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let line = Arc::new(watch::Sender::new(Line::Open));
@@ -57,12 +57,12 @@ impl Proxy {
         Self { address, line, since, serving }
     }
 
-    pub fn turn(&self, line: Line) {
+    pub(crate) fn turn(&self, line: Line) {
         self.line.send_replace(line);
     }
 
     /// Passes new connections on; those from before stay as they are.
-    pub fn renew(&self) {
+    pub(crate) fn renew(&self) {
         self.since.fetch_add(1, Ordering::SeqCst);
         self.line.send_replace(Line::Open);
     }
@@ -120,7 +120,7 @@ impl Carrier {
 }
 
 /// A Redis server that a test may kill.
-pub struct PrivateRedis {
+pub(crate) struct PrivateRedis {
     port: u16,
     folder: TempDir,
     child: Child,
@@ -128,7 +128,7 @@ pub struct PrivateRedis {
 
 impl PrivateRedis {
     /// Starts one that keeps nothing on disk; none where there is no `redis-server`.
-    pub async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
         let Some(child) = serve(port, &folder) else {
             eprintln!("SKIPPED: there is no redis-server to start");
@@ -139,21 +139,21 @@ impl PrivateRedis {
         Some(redis)
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.child = serve(self.port, &self.folder).unwrap();
         self.ready().await;
     }
 
-    pub async fn flush_all(&self) {
+    pub(crate) async fn flush_all(&self) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         stream.write_all(b"FLUSHALL\r\n").await.unwrap();
         let mut answer = [0; 5];
@@ -190,31 +190,31 @@ fn serve(port: u16, folder: &TempDir) -> Option<Child> {
 }
 
 /// `host:port` of a URL like `redis://user@host:port/path`.
-pub fn authority(url: &str) -> String {
+pub(crate) fn authority(url: &str) -> String {
     let rest = url.split_once("://").unwrap().1;
     let authority = rest.split('/').next().unwrap();
     authority.rsplit('@').next().unwrap().to_owned()
 }
 
 /// The same URL at another place.
-pub fn moved(url: &str, to: SocketAddr) -> String {
+pub(crate) fn moved(url: &str, to: SocketAddr) -> String {
     url.replacen(&authority(url), &to.to_string(), 1)
 }
 
 /// An address where nobody listens.
-pub fn nowhere() -> SocketAddr {
+pub(crate) fn nowhere() -> SocketAddr {
     StdListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
 }
 
 /// Resident memory of a process, in bytes.
-pub fn resident(process: u32) -> u64 {
+pub(crate) fn resident(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// Asks again and again until the answer is yes; panics after the deadline.
-pub async fn eventually(what: &str, patience: Duration, mut ask: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, patience: Duration, mut ask: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !ask().await {
         assert!(Instant::now() < deadline, "not within {patience:?}: {what}");

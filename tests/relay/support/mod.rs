@@ -1,14 +1,16 @@
 //! What tests share: engines and relays to try the promises on, clients that speak to them, and the mothers of the
 //! objects they are tried with.
 
-pub mod client;
-pub mod crypto;
-pub mod database;
-pub mod engine;
-pub mod faults;
-pub mod mothers;
-pub mod packed;
-pub mod process;
-pub mod relay;
-pub mod socket;
-pub mod wire;
+pub(crate) mod client;
+pub(crate) mod crypto;
+pub(crate) mod database;
+pub(crate) mod engine;
+pub(crate) mod faults;
+pub(crate) mod mothers;
+pub(crate) mod packed;
+pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod relay;
+pub(crate) mod socket;
+pub(crate) mod wait;
+pub(crate) mod wire;

@@ -15,31 +15,31 @@ use uuid::Uuid;
 
 use super::engine::NOON;
 
-pub const DAY: Duration = Duration::from_hours(24);
+pub(crate) const DAY: Duration = Duration::from_hours(24);
 
-pub fn bytes<const N: usize>() -> [u8; N] {
+pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::Rng::fill(&mut rand::rng(), bytes.as_mut_slice());
     bytes
 }
 
-pub fn user() -> UserId {
+pub(crate) fn user() -> UserId {
     UserId::new(Uuid::new_v4())
 }
 
-pub fn message_id() -> MessageId {
+pub(crate) fn message_id() -> MessageId {
     MessageId::new(Uuid::new_v4())
 }
 
-pub fn device_id(name: &str) -> DeviceId {
+pub(crate) fn device_id(name: &str) -> DeviceId {
     DeviceId::parse(name).unwrap()
 }
 
-pub fn onetime(id: i64) -> OneTimePreKey {
+pub(crate) fn onetime(id: i64) -> OneTimePreKey {
     OneTimePreKey { id: KeyId::new(id).unwrap(), public_key: Bytes::copy_from_slice(&bytes::<33>()) }
 }
 
-pub fn signed(id: i64) -> SignedPreKey {
+pub(crate) fn signed(id: i64) -> SignedPreKey {
     SignedPreKey {
         id: KeyId::new(id).unwrap(),
         public_key: Bytes::copy_from_slice(&bytes::<33>()),
@@ -47,12 +47,12 @@ pub fn signed(id: i64) -> SignedPreKey {
     }
 }
 
-pub fn kem(id: i64) -> SignedPreKey {
+pub(crate) fn kem(id: i64) -> SignedPreKey {
     SignedPreKey { public_key: Bytes::copy_from_slice(&bytes::<1569>()), ..signed(id) }
 }
 
 /// A device with one-time pre-keys 1 to 5, KEM pre-keys 1 to 3 and a last-resort one, 100.
-pub fn registration(user_id: UserId, device: &str) -> Registration {
+pub(crate) fn registration(user_id: UserId, device: &str) -> Registration {
     Registration {
         onetime_prekeys: (1..=5).map(onetime).collect(),
         kem_prekeys: (1..=3).map(kem).collect(),
@@ -62,7 +62,7 @@ pub fn registration(user_id: UserId, device: &str) -> Registration {
 }
 
 /// A device with a signed pre-key and nothing else.
-pub fn bare_registration(user_id: UserId, device: &str) -> Registration {
+pub(crate) fn bare_registration(user_id: UserId, device: &str) -> Registration {
     let session_id = SessionId::new(Uuid::new_v4());
     Registration {
         user_id,
@@ -80,17 +80,17 @@ pub fn bare_registration(user_id: UserId, device: &str) -> Registration {
 }
 
 /// A registration and the offer that allows it.
-pub struct LinkedRegistration {
-    pub offer: LinkOffer,
-    pub registration: Registration,
+pub(crate) struct LinkedRegistration {
+    pub(crate) offer: LinkOffer,
+    pub(crate) registration: Registration,
 }
 
-pub fn linked(by: &Caller, device: &str, now: Timestamp) -> LinkedRegistration {
+pub(crate) fn linked(by: &Caller, device: &str, now: Timestamp) -> LinkedRegistration {
     allowed_by(by, registration(by.user_id, device), now)
 }
 
 /// The offer that allows a registration.
-pub fn allowed_by(by: &Caller, mut registration: Registration, now: Timestamp) -> LinkedRegistration {
+pub(crate) fn allowed_by(by: &Caller, mut registration: Registration, now: Timestamp) -> LinkedRegistration {
     let token_hash = bytes();
     registration.link_token_hash = Some(token_hash);
     let offer = LinkOffer {
@@ -109,7 +109,7 @@ pub fn allowed_by(by: &Caller, mut registration: Registration, now: Timestamp) -
     LinkedRegistration { offer, registration }
 }
 
-pub fn envelope() -> Envelope {
+pub(crate) fn envelope() -> Envelope {
     Envelope {
         envelope_type: EnvelopeType::Whisper,
         ciphertext: Bytes::copy_from_slice(&bytes::<64>()),
@@ -118,12 +118,12 @@ pub fn envelope() -> Envelope {
 }
 
 /// The pair's own conversation, the same in both directions.
-pub fn conversation(one: UserId, other: UserId) -> ConversationId {
+pub(crate) fn conversation(one: UserId, other: UserId) -> ConversationId {
     ConversationId::new(Uuid::from_u128(one.uuid().as_u128().wrapping_add(other.uuid().as_u128())))
 }
 
 /// One body for every device of `to`, for 30 days.
-pub fn send(from: &Caller, to: UserId) -> Send {
+pub(crate) fn send(from: &Caller, to: UserId) -> Send {
     Send {
         sender: from.clone(),
         message_id: message_id(),
@@ -138,16 +138,16 @@ pub fn send(from: &Caller, to: UserId) -> Send {
 }
 
 /// A body for each of these devices, named by their ids.
-pub fn send_each(from: &Caller, to: UserId, devices: &[&Caller]) -> Send {
+pub(crate) fn send_each(from: &Caller, to: UserId, devices: &[&Caller]) -> Send {
     let addressed = devices.iter().map(|device| to_device(DeviceName::Id(device.device_id.clone())));
     Send { bodies: Bodies::Each(addressed.collect()), ..send(from, to) }
 }
 
-pub fn to_device(device: DeviceName) -> Addressed {
+pub(crate) fn to_device(device: DeviceName) -> Addressed {
     Addressed { device, registration_id: None, envelope: envelope() }
 }
 
 /// A send that erases itself after `life`.
-pub fn fleeting(from: &Caller, to: UserId, now: Timestamp, life: Duration) -> Send {
+pub(crate) fn fleeting(from: &Caller, to: UserId, now: Timestamp, life: Duration) -> Send {
     Send { self_destructing: true, expires_at: now.plus(life), ..send(from, to) }
 }

@@ -136,7 +136,10 @@ impl Backend {
     }
 }
 
-struct Running(Mutex<Option<(oneshot::Sender<()>, JoinHandle<io::Result<()>>)>>);
+/// How to stop a relay and how to learn its end, until it was stopped.
+type Stopper = (oneshot::Sender<()>, JoinHandle<io::Result<()>>);
+
+struct Running(Mutex<Option<Stopper>>);
 
 impl Running {
     async fn stop(&self) -> io::Result<()> {

@@ -14,32 +14,32 @@ use super::{client::Device, faults::authority};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection after the upgrade.
-pub struct Wire {
-    pub stream: TcpStream,
+pub(crate) struct Wire {
+    pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 /// A frame as it stands on the wire.
 #[derive(Debug, PartialEq, Eq)]
-pub struct WireFrame {
-    pub opcode: u8,
-    pub payload: Vec<u8>,
+pub(crate) struct WireFrame {
+    pub(crate) opcode: u8,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl WireFrame {
-    pub fn close_code(&self) -> Option<u16> {
+    pub(crate) fn close_code(&self) -> Option<u16> {
         let code = self.payload.first_chunk::<2>().filter(|_| self.opcode == 8)?;
         Some(u16::from_be_bytes(*code))
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.payload).unwrap()
     }
 }
 
 impl Wire {
     /// Opens a socket of a device that gives the kernel as little room as it takes.
-    pub async fn open(device: &Device) -> Self {
+    pub(crate) async fn open(device: &Device) -> Self {
         let address = authority(&device.base).parse().unwrap();
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -79,12 +79,12 @@ impl Wire {
     }
 
     /// Sends bytes; an error means that the relay has closed.
-    pub async fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(crate) async fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the relay takes bytes")
     }
 
     /// The next frame; none at the end of the connection.
-    pub async fn next(&mut self) -> Option<WireFrame> {
+    pub(crate) async fn next(&mut self) -> Option<WireFrame> {
         loop {
             if let Some(frame) = self.take() {
                 return Some(frame);
@@ -108,7 +108,7 @@ impl Wire {
     }
 
     /// The next text frame of this type.
-    pub async fn expect(&mut self, kind: &str) -> serde_json::Value {
+    pub(crate) async fn expect(&mut self, kind: &str) -> serde_json::Value {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let frame = self.next().await.expect("the socket is open");
@@ -121,7 +121,7 @@ impl Wire {
     }
 
     /// Reads to the end of the connection: the code of the close frame, if one came.
-    pub async fn ended(&mut self) -> Option<u16> {
+    pub(crate) async fn ended(&mut self) -> Option<u16> {
         let mut code = None;
         while let Some(frame) = self.next().await {
             code = code.or(frame.close_code());
@@ -131,14 +131,14 @@ impl Wire {
 }
 
 /// A frame of a client: first byte, payload, masked.
-pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = announced(first, payload.len() as u64);
     frame.extend_from_slice(payload);
     frame
 }
 
 /// The head of a client's frame that announces a length; its mask is zero.
-pub fn announced(first: u8, length: u64) -> Vec<u8> {
+pub(crate) fn announced(first: u8, length: u64) -> Vec<u8> {
     let mut frame = vec![first];
     match length {
         0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),

@@ -1,0 +1,45 @@
+//! Postgres, in a database made for one test on the server that `RESTANTE_TEST_DATABASE_URL` names.
+
+use std::sync::Arc;
+
+use restante::store::{Limits, Store as _, postgres::PostgresStore};
+use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use super::engine::{Engine, Parts};
+
+/// A database to be dropped after its test.
+pub(crate) struct Database {
+    server: String,
+    name: String,
+    store: Arc<PostgresStore>,
+}
+
+/// A store in a new database. None, loudly, without a server to test against.
+pub(crate) async fn make(limits: Limits) -> Option<(Engine, Database)> {
+    let Ok(server) = std::env::var("RESTANTE_TEST_DATABASE_URL") else {
+        eprintln!("skipped on postgres: RESTANTE_TEST_DATABASE_URL is not set");
+        return None;
+    };
+    let name = format!("restante_{}", uuid::Uuid::new_v4().simple());
+    execute(&server, format!("CREATE DATABASE {name}")).await;
+    let base = server.rsplit_once('/').unwrap().0;
+    let url = SecretString::from(format!("{base}/{name}"));
+    let parts = Parts::new();
+    let store = PostgresStore::connect(&url, 4, limits, parts.committed.clone(), parts.clock.clone()).await;
+    let store = Arc::new(store.unwrap());
+    Some((parts.around(store.clone(), None), Database { server, name, store }))
+}
+
+impl Database {
+    pub(crate) async fn drop(self) {
+        self.store.close().await;
+        execute(&self.server, format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+}
+
+async fn execute(server: &str, statement: String) {
+    let mut connection = PgConnection::connect(server).await.unwrap();
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}

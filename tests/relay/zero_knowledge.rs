@@ -1,0 +1,221 @@
+//! The relay is blind: what must not be known is searched for in everything it writes.
+
+use std::{fs, path::Path};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reqwest::Method;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+
+use crate::support::{
+    client::{Device, Kind, opaque_send},
+    crypto::{b64, opaque},
+    process::RelayProcess,
+    relay::{Backend, on_both_backends},
+    socket::{Door, Format, Socket},
+};
+
+on_both_backends! { nothing_secret_is_written_anywhere }
+
+const PLAINTEXT: &[u8] = b"meet me by the old lighthouse at nine";
+
+/// What is searched for, and what it is.
+struct Secret(&'static str, Vec<u8>);
+
+/// Everything a device has that nobody else may know.
+fn secrets(device: &Device) -> Vec<Secret> {
+    vec![
+        Secret("an access token", device.access_token.clone().into_bytes()),
+        Secret("the signature of an access token", device.access_token.rsplit('.').next().unwrap().into()),
+        Secret("a refresh token", device.refresh_token.clone().into_bytes()),
+        Secret("a private identity key", device.keys.identity_secret()),
+    ]
+}
+
+/// Ids, which the store must know and the log must not.
+fn identities(device: &Device) -> Vec<Secret> {
+    vec![
+        Secret("a user id", device.user_id.to_string().into_bytes()),
+        Secret("a user id", device.user_id.simple().to_string().into_bytes()),
+        Secret("a device id", device.device_id.clone().into_bytes()),
+        Secret("an identity key", device.keys.identity()),
+    ]
+}
+
+/// The secret as itself, in hex and in base64, the ways it could be written.
+fn spellings(secret: &[u8]) -> Vec<Vec<u8>> {
+    let hex = secret.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let debug = format!("{secret:?}");
+    let list = debug.trim_matches(['[', ']']).to_owned();
+    let base64 = STANDARD.encode(secret).trim_end_matches('=').to_owned();
+    vec![
+        secret.to_vec(),
+        hex.to_uppercase().into_bytes(),
+        hex.into_bytes(),
+        base64.into_bytes(),
+        list.into_bytes(),
+    ]
+}
+
+fn assert_absent(place: &str, haystack: &[u8], secrets: &[Secret]) {
+    for Secret(what, secret) in secrets {
+        assert!(secret.len() >= 8, "{what} is too short to be searched for");
+        for spelling in spellings(secret) {
+            let found = memmem(haystack, &spelling);
+            assert!(!found, "{place} holds {what}, as {:?}", String::from_utf8_lossy(&spelling));
+        }
+    }
+}
+
+fn memmem(haystack: &[u8], needle: &[u8]) -> bool {
+    let Some(first) = needle.first() else { return false };
+    let mut rest = haystack;
+    while let Some(at) = rest.iter().position(|byte| byte == first) {
+        if rest[at..].starts_with(needle) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
+async fn nothing_secret_is_written_anywhere(backend: &Backend) {
+    let mut process = RelayProcess::start(backend, &[("RUST_LOG", "debug")]).await;
+    let (mut alice, mut bob) =
+        (named(&process, "alices-handset").await, named(&process, "bobs-handset").await);
+    let mut tablet = Device::of(&process.url(), bob.user_id, "bobs-tablet", Kind::Signal);
+    let link_token = bob.vouch_for(&tablet).await.is(201)["link_token"].clone();
+    let mut body = tablet.registration();
+    body["link_token"] = link_token.clone();
+    tablet.register(&body).await.is(201);
+
+    use_everything(&mut alice, &mut bob, &tablet).await;
+    let unused = bob.vouch_for(&Device::of(&process.url(), bob.user_id, "bobs-watch00", Kind::Signal)).await;
+    let unused = unused.is(201)["link_token"].clone();
+
+    let devices = [&alice, &bob, &tablet];
+    let mut secret: Vec<_> = devices.into_iter().flat_map(secrets).collect();
+    secret.push(Secret("a plaintext", PLAINTEXT.to_vec()));
+    for token in [&link_token, &unused] {
+        secret.push(Secret("a link token", token.as_str().unwrap().into()));
+    }
+    assert_absent("the store of a running relay", &store(backend).await, &secret);
+    assert!(process.stop().await.success());
+    assert_absent("the store", &store(backend).await, &secret);
+
+    let mut private: Vec<_> = devices.into_iter().flat_map(identities).collect();
+    private.extend(secret);
+    let written = process.written();
+    assert!(written.contains("request"), "the log was to be searched at its most talkative:\n{written}");
+    assert_absent("the log", written.as_bytes(), &private);
+}
+
+async fn named(process: &RelayProcess, name: &str) -> Device {
+    let mut device = Device::new(&process.url(), Kind::Signal);
+    name.clone_into(&mut device.device_id);
+    let body = device.registration();
+    device.register(&body).await.is(201);
+    device
+}
+
+/// Every route once, and every way of being refused that could tempt a relay to tell too much.
+async fn use_everything(alice: &mut Device, bob: &mut Device, tablet: &Device) {
+    let mut socket = Socket::connect(bob, Format::Json, Door::Subprotocol).await.unwrap();
+    socket.expect("queue_drained").await;
+    let sent = alice.send_signal(bob.user_id, PLAINTEXT).await.is(201);
+    let frame = socket.expect("message").await;
+    assert_eq!(bob.keys.decrypt(&frame), PLAINTEXT);
+    bob.send_signal(alice.user_id, PLAINTEXT).await.is(201);
+    socket.send(&json!({ "type": "nonsense", "token": bob.access_token })).await;
+    socket.expect("error").await;
+    socket.send(&json!({ "type": "auth", "token": format!("{}x", bob.access_token) })).await;
+    socket.expect("error").await;
+    socket.ack(&[&frame["message_id"]]).await;
+
+    let readable = json!({ "recipient_id": bob.user_id, "ciphertext": b64(PLAINTEXT) });
+    alice.send(&readable).await.refused(422, "not-ciphertext");
+    let mut unknown = opaque_send(bob.user_id);
+    unknown["text"] = json!(String::from_utf8_lossy(PLAINTEXT));
+    alice.send(&unknown).await.refused(400, "bad-field");
+    let broken = alice.request(Method::POST, "/api/v1/messages/send/me").bearer_auth(&alice.access_token);
+    let broken = broken.header("content-type", "application/json").body(PLAINTEXT);
+    assert_eq!(broken.send().await.unwrap().status(), 400);
+    let mut short = opaque_send(bob.user_id);
+    short["ciphertext"] = json!(b64(opaque(4)));
+    alice.send(&short).await.refused(422, "bad-envelope");
+
+    alice.mark("read", &sent["message_id"]).await.refused(404, "not-found");
+    bob.mark("read", &sent["message_id"]).await.is(200);
+    alice.history(&sent["conversation_id"], "").await.is(200);
+    alice.delete_message(&sent["message_id"], "everyone").await.is(200);
+    let path = format!("/api/v1/keys/devices/{}?token={}", bob.user_id, alice.access_token);
+    alice.get(&path).await;
+    alice.get(&format!("/nowhere/{}/{}", alice.user_id, alice.access_token)).await.refused(404, "not-found");
+    alice.get(&bob.own("stats")).await.refused(403, "not-you");
+    alice.bundles(bob.user_id).await.is(200);
+    let rotated = alice.keys.signed_prekey(7);
+    alice.put(&alice.own("rotate"), Some(&rotated)).await.is(200);
+    alice
+        .call_as(&alice.refresh_token, Method::GET, "/api/v1/keys/stats/me/me", None)
+        .await
+        .refused(401, "bad-token");
+    bob.deactivate(tablet).await.is(200);
+    tablet.queue("").await.refused(401, "bad-token");
+}
+
+/// Everything in the store, as bytes.
+async fn store(backend: &Backend) -> Vec<u8> {
+    let mut all = Vec::new();
+    collect(backend.folder(), &mut all);
+    if let Some(database) = backend.database() {
+        all.extend(dump(&database.url()).await);
+    } else {
+        assert!(memmem(&all, b"SQLite format 3"), "the database was to be searched");
+    }
+    all
+}
+
+fn collect(folder: &Path, all: &mut Vec<u8>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, all);
+        } else {
+            // A file of the running database may go away meanwhile.
+            all.extend(fs::read(path).unwrap_or_default());
+        }
+    }
+}
+
+/// Every row of every table as text; bytes come in hex.
+async fn dump(url: &str) -> Vec<u8> {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let tables =
+        sqlx::query("SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'");
+    let tables = tables.fetch_all(&mut connection).await.unwrap();
+    assert!(tables.len() > 5, "the tables were to be searched");
+    let mut all = Vec::new();
+    for table in tables {
+        let name: String = table.get(0);
+        let rows = sqlx::query(AssertSqlSafe(format!("SELECT t::text FROM \"{name}\" t")));
+        for row in rows.fetch_all(&mut connection).await.unwrap() {
+            all.extend(row.get::<String, _>(0).into_bytes());
+        }
+    }
+    connection.close().await.unwrap();
+    all
+}
+
+#[test]
+fn the_search_finds_every_spelling() {
+    let secret = [1, 2, 3, 4, 5, 250, 251, 252, 253];
+    for written in [
+        format!("key: {secret:?}"),
+        "key: 0102030405FAFBFCFD".to_owned(),
+        "key: 0102030405fafbfcfd".to_owned(),
+        format!("key: {}", STANDARD.encode(secret)),
+    ] {
+        assert!(spellings(&secret).iter().any(|spelling| memmem(written.as_bytes(), spelling)), "{written}");
+    }
+    assert!(memmem(b"aaab", b"aab") && !memmem(b"aaab", b"aac"));
+}
