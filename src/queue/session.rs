@@ -235,16 +235,20 @@ impl Session {
         let queue = Arc::clone(&self.sockets.queue);
         while self.takes_more() {
             let room = self.sockets.in_flight - self.in_flight.len();
-            let Some((position, item)) = self.cursor.next(&queue, self.caller.device_no, room).await else {
-                break;
-            };
+            let next = self.cursor.next(&queue, self.caller.device_no, room).await;
+            let Some((position, item)) = next else { break };
             self.push(Written { position, waited: true }, &item);
+            self.tell_drained();
         }
+        self.tell_drained();
         self.cursor.let_go();
+        seat.line().set_seen(self.cursor.seen());
+    }
+
+    fn tell_drained(&mut self) {
         if self.cursor.is_drained() {
             self.write(&ServerFrame::QueueDrained);
         }
-        seat.line().set_seen(self.cursor.seen());
     }
 
     fn push(&mut self, written: Written, item: &Item) {

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    fault::{classify, in_time},
+    fault::{answered, classify},
     rows::{device_id, device_number, device_numbers, digest, moment, registration_id, uuids},
     write_batch,
 };
@@ -57,7 +57,7 @@ pub(super) struct Accept {
 
 impl Commit<Send, Accepted> for Accept {
     fn commit<'a>(&'a self, batch: &'a [Send]) -> BoxFuture<'a, Result<Vec<Accepted>, Fault>> {
-        Box::pin(async move { in_time(self.run(batch)).await.map_err(classify) })
+        Box::pin(async move { answered(self.run(batch)).await.map_err(classify) })
     }
 }
 

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{Error, PgPool};
 
 use super::{
-    fault::{classify, in_time},
+    fault::{answered, classify},
     rows::Places,
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(super) struct Ack {
 
 impl Commit<Acked, u32> for Ack {
     fn commit<'a>(&'a self, batch: &'a [Acked]) -> BoxFuture<'a, Result<Vec<u32>, Fault>> {
-        Box::pin(async move { in_time(self.run(batch)).await.map_err(classify) })
+        Box::pin(async move { answered(self.run(batch)).await.map_err(classify) })
     }
 }
 

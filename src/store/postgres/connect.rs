@@ -1,15 +1,16 @@
 //! Connections, and the schema they find.
 
-use std::{str::FromStr, time::Duration};
+use std::{io, str::FromStr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    ConnectOptions, Connection, Executor, PgConnection, PgPool,
+    ConnectOptions, Connection, Error, Executor, PgConnection, PgPool,
     migrate::{MigrationType, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::timeout;
 
-use super::fault::unavailable;
+use super::fault::{answered, unavailable};
 use crate::store::StoreError;
 
 /// What every connection is told. The planner is held to index nested loops: over UNNEST arrays it guesses, and takes
@@ -29,6 +30,8 @@ const SETTINGS: &str = "\
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Opens the pool for plain acts; the engine must be reachable.
 pub(super) async fn pool(url: &SecretString, connections: u32) -> Result<PgPool, StoreError> {
     pooled(connections).connect_with(options(url)?).await.map_err(unavailable)
@@ -45,7 +48,17 @@ fn pooled(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_release(|connection, _| Box::pin(answers(connection)))
         .after_connect(|connection, _| Box::pin(async move { connection.execute(SETTINGS).await.map(drop) }))
+}
+
+/// Whether a connection that is given back still answers. Without this bound one that fell silent keeps its place in the
+/// pool, until none is left.
+async fn answers(connection: &mut PgConnection) -> Result<bool, Error> {
+    match timeout(ANSWER_TIMEOUT, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => Err(Error::Io(io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// Brings the schema up to date, one node at a time. On a connection of its own, because a migration may take longer
@@ -58,11 +71,9 @@ pub(super) async fn migrate(url: &SecretString) -> Result<(), StoreError> {
 
 /// Whether the engine answers and every migration that this relay knows is applied as it knows it.
 pub(super) async fn check(pool: &PgPool) -> Result<(), StoreError> {
+    let applied = "SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version";
     let applied: Vec<(i64, Vec<u8>)> =
-        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version")
-            .fetch_all(pool)
-            .await
-            .map_err(unavailable)?;
+        answered(sqlx::query_as(applied).fetch_all(pool)).await.map_err(unavailable)?;
     for known in migrator().iter().filter(|known| known.migration_type != MigrationType::ReversibleDown) {
         let matches =
             |(version, checksum): &(i64, Vec<u8>)| *version == known.version && **checksum == *known.checksum;

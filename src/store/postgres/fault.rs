@@ -1,16 +1,23 @@
 //! What a database error means for the act that met it.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, io, time::Duration};
 
 use sqlx::Error;
+use tokio::time::timeout;
 
 use crate::store::{StoreError, lane::Fault};
 
 /// Attempts at a plain act before its error is given out.
 const ATTEMPTS: u32 = 4;
 
-/// How long an act may take: an engine that is cut off silently would keep it for ever.
+/// How long the engine may say nothing: longer than it lets a statement of its own run, so that only one that has
+/// fallen silent (its machine or the way to it is gone, and no packet tells) is given up.
 const SILENCE: Duration = Duration::from_secs(12);
+
+/// Runs an act against an engine that may never answer. Its outcome is unknown then, and its connection lost.
+pub(super) async fn answered<T>(act: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(SILENCE, act).await.unwrap_or_else(|_| Err(Error::Io(io::ErrorKind::TimedOut.into())))
+}
 
 /// When an act may be run again by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +35,10 @@ where
 {
     let mut pause = Duration::from_millis(5);
     for _ in 1..ATTEMPTS {
-        match in_time(act()).await {
+        match answered(act()).await {
             Err(error) if was_undone(&error) => tokio::time::sleep(pause).await,
+            // The caller has waited long enough.
+            Err(error) if is_silence(&error) => return Err(unavailable(error)),
             Err(error) if repeat == Repeat::Always && lost_connection(&error) => {
                 tokio::time::sleep(pause).await;
             }
@@ -37,12 +46,7 @@ where
         }
         pause *= 4;
     }
-    in_time(act()).await.map_err(unavailable)
-}
-
-/// An act, given up when the engine says nothing for longer than it lets any statement run.
-pub(super) async fn in_time<T>(act: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(SILENCE, act).await.unwrap_or(Err(Error::PoolTimedOut))
+    answered(act()).await.map_err(unavailable)
 }
 
 /// Whether a batch of a lane may be run again as it is. A unique violation may: the other node's commit that caused it
@@ -61,6 +65,10 @@ pub(super) fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sy
 /// The engine rolled the transaction back because of what another one did.
 fn was_undone(error: &Error) -> bool {
     code(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
+}
+
+fn is_silence(error: &Error) -> bool {
+    matches!(error, Error::Io(source) if source.kind() == io::ErrorKind::TimedOut)
 }
 
 fn lost_connection(error: &Error) -> bool {

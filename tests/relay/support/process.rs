@@ -45,6 +45,11 @@ impl RelayProcess {
         format!("http://{}", self.address)
     }
 
+    /// Its number in the system.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it wrote to standard output and standard error, over all its lives.
     pub fn written(&self) -> String {
         self.written.lock().unwrap().clone()

@@ -1,0 +1,180 @@
+//! How sockets end.
+
+use std::time::{Duration, Instant};
+
+use futures_util::SinkExt;
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::{messages, pair, pair_at, quiet, send_frame, sent};
+use crate::support::{
+    client::{Device, Kind},
+    process::RelayProcess,
+    relay::{Backend, on_both_backends},
+    socket::{Door, Format, Incoming, PATIENCE, Socket},
+};
+
+on_both_backends! {
+    a_newer_connection_replaces_the_older,
+    deactivation_closes_the_socket,
+    an_expired_token_closes_even_a_busy_socket,
+    a_fresh_token_keeps_the_socket_open,
+    someone_elses_token_renews_nothing,
+    a_close_is_answered,
+}
+
+async fn a_newer_connection_replaces_the_older(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let (alice, bob) = pair(&relay).await;
+    let mut older = Socket::open(&bob).await;
+    let mut newer = Socket::open(&bob).await;
+    assert_eq!(older.closed().await, Some(4409));
+    let ids = sent(&alice, bob.user_id, 1).await;
+    assert_eq!(messages(&mut newer, 1).await, ids);
+}
+
+/// A device on one node of two.
+async fn on_two_nodes(backend: &Backend) -> (Device, Device) {
+    let nodes = backend.cluster(2, &[]).await;
+    let here = Device::registered(&nodes[0], Kind::Ed25519).await;
+    let mut there = Device::of(&nodes[1].url(), here.user_id, &here.device_id, here.kind);
+    there.access_token.clone_from(&here.access_token);
+    (here, there)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_connection_on_another_node_replaces_the_older_every_time() {
+    let Some(backend) = Backend::production().await else { return };
+    let (here, there) = on_two_nodes(&backend).await;
+    let mut older = Socket::open(&here).await;
+    for round in 0..12 {
+        let mut newer = Socket::open(if round % 2 == 0 { &there } else { &here }).await;
+        assert_eq!(older.closed().await, Some(4409), "round {round}");
+        newer.expect("queue_drained").await;
+        quiet(&mut newer).await;
+        older = newer;
+    }
+    older.close().await;
+    backend.finish().await;
+}
+
+async fn deactivation_closes_the_socket(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let bob = Device::registered(&relay, Kind::Ed25519).await;
+    let tablet = bob.linked("tablet").await;
+    let (mut socket, mut other) = (Socket::open(&tablet).await, Socket::open(&bob).await);
+    bob.deactivate(&tablet).await.is(200);
+    assert_eq!(socket.closed().await, Some(4403));
+    other.expect("queue_drained").await;
+    assert!(Socket::connect(&tablet, Format::Json, Door::Header).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deactivation_closes_the_socket_on_another_node_within_a_second() {
+    let Some(backend) = Backend::production().await else { return };
+    // Once through Redis, once through the poll alone.
+    for redis in [&[][..], &[("REDIS_URL", "")]] {
+        let nodes = backend.cluster(2, redis).await;
+        let bob = Device::registered(&nodes[0], Kind::Ed25519).await;
+        let mut tablet = bob.linked("tablet").await;
+        tablet.base = nodes[1].url();
+        let mut socket = Socket::open(&tablet).await;
+        bob.deactivate(&tablet).await.is(200);
+        let closed = tokio::time::timeout(Duration::from_millis(1500), socket.closed()).await;
+        assert_eq!(closed.expect("closed within a second"), Some(4403));
+    }
+    backend.finish().await;
+}
+
+async fn an_expired_token_closes_even_a_busy_socket(backend: &Backend) {
+    let (relay, clock) = backend.relay_at_noon(&[]).await;
+    let alice = Device::registered(&relay, Kind::Ed25519).await;
+    let mut socket = Socket::open(&alice).await;
+    clock.advance(Duration::from_secs(901));
+    let bob = Device::registered(&relay, Kind::Ed25519).await;
+    // Only the relay's clock was moved, so that the session looks when it next has something to do.
+    socket.raw().feed(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    for number in 0..50 {
+        let frame = send_frame(&number.to_string(), bob.user_id);
+        socket.raw().feed(Message::text(frame.to_string())).await.unwrap();
+    }
+    socket.raw().flush().await.unwrap();
+    assert_eq!(socket.closed().await, Some(4401));
+    assert!(bob.mailbox().await.is_empty(), "what came after the end of the token was not done");
+}
+
+async fn a_fresh_token_keeps_the_socket_open(backend: &Backend) {
+    let relay = backend.relay(&[("ACCESS_TOKEN_TTL_SECONDS", "10")]).await;
+    let bob = Device::registered(&relay, Kind::Ed25519).await;
+    let tablet = bob.linked("tablet").await;
+    let (mut renewed, mut left) = (Socket::open(&bob).await, Socket::open(&tablet).await);
+    // Tokens are dated by whole seconds.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let Some(fresh) = fresh_token(&bob).await else { return };
+    renewed.send(&json!({ "type": "auth", "token": fresh })).await;
+    assert_eq!(left.closed().await, Some(4401));
+    renewed.expect("queue_drained").await;
+    quiet(&mut renewed).await;
+    assert_eq!(renewed.closed().await, Some(4401), "the fresh token ends too");
+}
+
+/// Another access token of the same device; none while the relay has no route for it.
+async fn fresh_token(device: &Device) -> Option<String> {
+    let body = json!({ "refresh_token": device.refresh_token });
+    let answer = device.anonymous(reqwest::Method::POST, "/api/v1/auth/refresh", Some(&body)).await;
+    if answer.status == 404 {
+        eprintln!("SKIPPED: the relay does not refresh tokens yet");
+        return None;
+    }
+    Some(answer.is(200)["access_token"].as_str().unwrap().to_owned())
+}
+
+async fn someone_elses_token_renews_nothing(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let (alice, bob) = pair(&relay).await;
+    let mut socket = Socket::open(&bob).await;
+    for token in [alice.access_token.as_str(), "nonsense"] {
+        socket.send(&json!({ "type": "auth", "ref": "a", "token": token })).await;
+        assert_eq!(socket.expect("error").await["ref"], "a");
+    }
+    socket.send(&json!({ "type": "auth", "token": bob.access_token })).await;
+    socket.expect("queue_drained").await;
+    quiet(&mut socket).await;
+}
+
+async fn a_close_is_answered(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let bob = Device::registered(&relay, Kind::Ed25519).await;
+    let mut socket = Socket::open(&bob).await;
+    socket.raw().close(None).await.unwrap();
+    assert_eq!(socket.closed().await, Some(1000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_answers_what_is_in_flight_and_says_going_away() {
+    let backend = Backend::embedded();
+    let mut process = RelayProcess::start(&backend, &[]).await;
+    let (alice, bob) = pair_at(&process.url()).await;
+    let mut sockets = [Socket::open(&alice).await, Socket::open(&bob).await];
+    for number in 0..20 {
+        sockets[0].send(&send_frame(&number.to_string(), bob.user_id)).await;
+    }
+    sockets[0].expect("sent").await;
+    process.terminate();
+    let mut answered = 1;
+    let code = loop {
+        let deadline = Instant::now() + PATIENCE;
+        match sockets[0].read(deadline).await.expect("the socket ends") {
+            Incoming::Frame(frame) if frame["type"] == "sent" => answered += 1,
+            Incoming::Frame(_) => {}
+            Incoming::Closed(code) => break code,
+        }
+    };
+    assert_eq!(code, Some(1001));
+    assert_eq!(sockets[1].closed().await, Some(1001));
+    drop(sockets);
+    assert!(process.ended(Duration::from_secs(10)).await.success());
+    process.restart().await;
+    let kept = bob.mailbox().await.len();
+    assert_eq!(kept, answered, "each send that was taken was answered");
+}

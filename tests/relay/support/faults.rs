@@ -1,0 +1,223 @@
+//! What breaks: connections that swallow or end, a Redis server of a test's own, memory that grows.
+
+use std::{
+    net::{SocketAddr, TcpListener as StdListener},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use super::process::free_port;
+
+/// What a proxy does with what it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Passes it on.
+    Open,
+    /// Takes it and passes nothing on, in either direction.
+    Swallows,
+    /// Ends every connection.
+    Cut,
+}
+
+/// A TCP proxy in front of a service.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    line: Arc<watch::Sender<Line>>,
+    since: Arc<AtomicUsize>,
+    serving: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A proxy to `host:port`.
+    pub(crate) async fn to(service: &str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let line = Arc::new(watch::Sender::new(Line::Open));
+        let since = Arc::<AtomicUsize>::default();
+        let (service, state, renewed) = (service.to_owned(), Arc::clone(&line), Arc::clone(&since));
+        let serving = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let born = renewed.load(Ordering::SeqCst);
+                let carrier = Carrier { line: state.subscribe(), renewed: Arc::clone(&renewed), born };
+                tokio::spawn(carrier.carry(client, service.clone()));
+            }
+        });
+        Self { address, line, since, serving }
+    }
+
+    pub(crate) fn turn(&self, line: Line) {
+        self.line.send_replace(line);
+    }
+
+    /// Passes new connections on; those from before stay as they are.
+    pub(crate) fn renew(&self) {
+        self.since.fetch_add(1, Ordering::SeqCst);
+        self.line.send_replace(Line::Open);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// One connection through a proxy.
+struct Carrier {
+    line: watch::Receiver<Line>,
+    renewed: Arc<AtomicUsize>,
+    born: usize,
+}
+
+impl Carrier {
+    async fn carry(self, client: TcpStream, service: String) {
+        let mut cut = self.line.clone();
+        let both = async {
+            let server = TcpStream::connect(&service).await?;
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            tokio::select! {
+                done = self.pump(&mut from_client, &mut to_server) => done,
+                done = self.pump(&mut from_server, &mut to_client) => done,
+            }
+        };
+        tokio::select! {
+            // Either way the connections end here.
+            _ = both => {}
+            _ = cut.wait_for(|line| *line == Line::Cut) => {}
+        }
+    }
+
+    async fn pump(
+        &self,
+        from: &mut (impl AsyncReadExt + Unpin),
+        to: &mut (impl AsyncWriteExt + Unpin),
+    ) -> std::io::Result<()> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let read = from.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            let current = self.renewed.load(Ordering::SeqCst) == self.born;
+            if current && *self.line.borrow() == Line::Open {
+                to.write_all(&buffer[..read]).await?;
+            }
+        }
+    }
+}
+
+/// A Redis server that a test may kill.
+pub(crate) struct PrivateRedis {
+    port: u16,
+    folder: TempDir,
+    child: Child,
+}
+
+impl PrivateRedis {
+    /// Starts one that keeps nothing on disk; none where there is no `redis-server`.
+    pub(crate) async fn start() -> Option<Self> {
+        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+        let Some(child) = serve(port, &folder) else {
+            eprintln!("SKIPPED: there is no redis-server to start");
+            return None;
+        };
+        let mut redis = Self { port, folder, child };
+        redis.ready().await;
+        Some(redis)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) async fn restart(&mut self) {
+        self.child = serve(self.port, &self.folder).unwrap();
+        self.ready().await;
+    }
+
+    pub(crate) async fn flush_all(&self) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        stream.write_all(b"FLUSHALL\r\n").await.unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
+    }
+
+    async fn ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            assert!(Instant::now() < deadline, "redis-server does not start");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for PrivateRedis {
+    fn drop(&mut self) {
+        // It may have been killed already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(port: u16, folder: &TempDir) -> Option<Child> {
+    let port = port.to_string();
+    Command::new("redis-server")
+        .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()
+}
+
+/// `host:port` of a URL like `redis://user@host:port/path`.
+pub(crate) fn authority(url: &str) -> String {
+    let rest = url.split_once("://").unwrap().1;
+    let authority = rest.split('/').next().unwrap();
+    authority.rsplit('@').next().unwrap().to_owned()
+}
+
+/// The same URL at another place.
+pub(crate) fn moved(url: &str, to: SocketAddr) -> String {
+    url.replacen(&authority(url), &to.to_string(), 1)
+}
+
+/// An address where nobody listens.
+pub(crate) fn nowhere() -> SocketAddr {
+    StdListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
+}
+
+/// Resident memory of a process, in bytes.
+pub(crate) fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// Asks again and again until the answer is yes; panics after the deadline.
+pub(crate) async fn eventually(what: &str, patience: Duration, mut ask: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !ask().await {
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
