@@ -2,6 +2,7 @@
 
 mod cursor;
 mod frames;
+mod goodbye;
 mod inbox;
 mod outbox;
 pub mod routes;

@@ -21,6 +21,7 @@ use super::{
     Queue,
     cursor::{Cursor, Step},
     frames::{ClientFrame, Format, ServerFrame, read},
+    goodbye::Goodbye,
     inbox::{Inbound, Inbox},
     outbox::Outbox,
 };
@@ -54,37 +55,6 @@ pub(super) struct Sockets {
     pub in_flight: usize,
     /// Cancelled when the relay stops.
     pub stop: CancellationToken,
-}
-
-/// Why a socket is closed (proto-docs/websocket.md, "Close codes").
-#[derive(Debug, Clone, Copy)]
-enum Goodbye {
-    /// The peer closed, or is gone.
-    Gone,
-    GoingAway,
-    /// The store could not be asked when the socket opened.
-    TryAgain,
-    ProtocolError,
-    TokenExpired,
-    Deactivated,
-    Stalled,
-    Replaced,
-    Silent,
-}
-
-impl Goodbye {
-    const fn frame(self) -> Option<(u16, &'static str)> {
-        match self {
-            Self::Gone => None,
-            Self::GoingAway => Some((1001, "going away")),
-            Self::TryAgain => Some((1013, "try again later")),
-            Self::ProtocolError => Some((4400, "protocol error")),
-            Self::TokenExpired => Some((4401, "token expired")),
-            Self::Deactivated => Some((4403, "device deactivated")),
-            Self::Stalled | Self::Silent => Some((4408, "timed out")),
-            Self::Replaced => Some((4409, "replaced by a newer connection")),
-        }
-    }
 }
 
 /// What a request became, to be written when it is ready.

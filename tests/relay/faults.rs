@@ -154,7 +154,7 @@ async fn within_the_delay(socket: &mut Socket, since: Instant, ids: &[Value]) {
     while got.len() < ids.len() {
         match socket.read(since + DELAY).await {
             Some(Incoming::Frame(frame)) if frame["type"] == "message" => {
-                got.push(frame["message_id"].clone())
+                got.push(frame["message_id"].clone());
             }
             Some(Incoming::Frame(_)) => {}
             other => {

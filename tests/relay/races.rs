@@ -341,13 +341,11 @@ async fn sends_that_race_a_deactivation_are_whole_or_refused() {
             let mut accepted = Vec::new();
             loop {
                 let answer = alice.send(&opaque_send(bob.user_id)).await;
-                match answer.status {
-                    201 => accepted.push(answer["message_id"].clone()),
-                    _ => {
-                        answer.refused(422, "no-devices");
-                        return accepted;
-                    }
+                if answer.status != 201 {
+                    answer.refused(422, "no-devices");
+                    return accepted;
                 }
+                accepted.push(answer["message_id"].clone());
             }
         };
         let deactivating = async {

@@ -185,11 +185,11 @@ async fn the_tenth_bad_frame_in_a_minute_closes_the_socket() {
     ];
     bad(&relay, Format::Json, json_frames).await;
     bad(&relay, Format::Json, vec![Message::binary(opaque(28))]).await;
-    let deep = [0x91; 100_000];
+    let deep = vec![0x91; 100_000];
     let packed_frames = vec![
         Message::binary(opaque(100)),
         Message::text("{\"type\":\"ping\"}"),
-        Message::binary(deep.to_vec()),
+        Message::binary(deep),
         // A map whose list of ids announces 2^32 - 1 elements.
         Message::binary(b"\x82\xa4type\xa3ack\xabmessage_ids\xdd\xff\xff\xff\xff".to_vec()),
         Message::binary(Vec::new()),

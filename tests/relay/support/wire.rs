@@ -143,11 +143,11 @@ pub(crate) fn announced(first: u8, length: u64) -> Vec<u8> {
     match length {
         0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
         126..65_536 => {
-            frame.push(0x80 | 126);
+            frame.push(0xfe);
             frame.extend_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
         }
         _ => {
-            frame.push(0x80 | 127);
+            frame.push(0xff);
             frame.extend_from_slice(&length.to_be_bytes());
         }
     }
