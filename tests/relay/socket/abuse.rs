@@ -96,7 +96,7 @@ async fn frames_that_are_none_end_the_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_oversized_control_frame_does_not_break_the_session() {
+async fn an_oversized_control_frame_ends_the_socket() {
     let backend = Backend::embedded();
     let relay = backend.relay(&[]).await;
     let bob = Device::registered(&relay, Kind::Ed25519).await;
