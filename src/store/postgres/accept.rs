@@ -6,11 +6,12 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use sqlx::{Error, FromRow, PgConnection, PgPool};
+use sqlx::{Connection, Error, FromRow, PgConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
+    connect::LaneConnection,
     fault::{answered, classify},
     rows::{device_id, device_number, device_numbers, digest, moment, registration_id, uuids},
     write_batch,
@@ -49,7 +50,7 @@ pub(crate) const COUNTS: &str = "\
 
 /// Commits batches of sends.
 pub(super) struct Accept {
-    pub(super) pool: PgPool,
+    pub(super) connection: Arc<LaneConnection>,
     pub(super) limits: Limits,
     pub(super) committed: Committed,
     pub(super) clock: Arc<dyn Clock>,
@@ -63,11 +64,13 @@ impl Commit<Send, Accepted> for Accept {
 
 impl Accept {
     async fn run(&self, batch: &[Send]) -> Result<Vec<Accepted>, Error> {
-        let mut tx = self.pool.begin().await?;
+        let mut connection = self.connection.take().await?;
+        let mut tx = connection.begin().await?;
         let snapshot = snapshot(&mut tx, batch).await?;
         let verdict = decide::decide(batch, snapshot, self.clock.now(), self.limits);
         write_batch::write(&mut tx, verdict.writes).await?;
         tx.commit().await?;
+        self.connection.keep(connection);
         self.committed.hand_over(verdict.deliveries);
         Ok(verdict.outcomes)
     }

@@ -1,11 +1,12 @@
 //! The lane of acks: one deletion for a batch.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use sqlx::{Error, PgPool};
+use sqlx::Error;
 
 use super::{
+    connect::LaneConnection,
     fault::{answered, classify},
     rows::Places,
 };
@@ -23,7 +24,7 @@ pub(crate) const ERASE: &str = "\
 
 /// Commits batches of acks.
 pub(super) struct Ack {
-    pub(super) pool: PgPool,
+    pub(super) connection: Arc<LaneConnection>,
 }
 
 impl Commit<Acked, u32> for Ack {
@@ -39,11 +40,13 @@ impl Ack {
             positions.clone().into_iter().map(move |position| (device, position))
         };
         let places = Places::sorted(batch.iter().flat_map(named));
+        let mut connection = self.connection.take().await?;
         let rows: Vec<(i64, i64)> = sqlx::query_as(ERASE)
             .bind(places.device_nos)
             .bind(places.positions)
-            .fetch_all(&self.pool)
+            .fetch_all(&mut connection)
             .await?;
+        self.connection.keep(connection);
         Ok(credit(batch, rows.into_iter().collect()))
     }
 }

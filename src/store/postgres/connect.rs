@@ -1,6 +1,14 @@
 //! Connections, and the schema they find.
 
-use std::{io, str::FromStr, time::Duration};
+use std::{
+    io,
+    str::FromStr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
@@ -37,11 +45,49 @@ pub(super) async fn pool(url: &SecretString, connections: u32) -> Result<PgPool,
     pooled(connections).connect_with(options(url)?).await.map_err(unavailable)
 }
 
-/// Opens the pool for lanes. They run a batch again when its connection turns out to be dead, and so save the question
-/// before each.
-pub(super) async fn lane_pool(url: &SecretString, connections: u32) -> Result<PgPool, StoreError> {
-    let pooled = pooled(connections).test_before_acquire(false);
-    pooled.connect_with(options(url)?).await.map_err(unavailable)
+/// The one connection of a lane, made anew after any fault. No other act waits for it, and nothing is asked over it but
+/// the batch: a lane finds out that it is dead by running the batch again.
+pub(super) struct LaneConnection {
+    options: PgConnectOptions,
+    idle: Mutex<Option<PgConnection>>,
+    closed: AtomicBool,
+}
+
+impl LaneConnection {
+    /// A connection to be made when it is needed first.
+    pub(super) fn new(url: &SecretString) -> Result<Self, StoreError> {
+        Ok(Self { options: options(url)?, idle: Mutex::default(), closed: AtomicBool::new(false) })
+    }
+
+    /// Takes the connection. It is closed by being dropped, and kept by [`LaneConnection::keep`].
+    pub(super) async fn take(&self) -> Result<PgConnection, Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::PoolClosed);
+        }
+        if let Some(connection) = self.lock().take() {
+            return Ok(connection);
+        }
+        let mut connection = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options))
+            .await
+            .map_err(|_| Error::Io(io::ErrorKind::TimedOut.into()))??;
+        connection.execute(SETTINGS).await?;
+        Ok(connection)
+    }
+
+    /// Keeps a connection, whose last act was committed, for the next batch.
+    pub(super) fn keep(&self, connection: PgConnection) {
+        *self.lock() = Some(connection);
+    }
+
+    /// Refuses every later batch. One that runs is run to its end.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.lock().take();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<PgConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn pooled(connections: u32) -> PgPoolOptions {

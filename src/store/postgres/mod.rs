@@ -50,6 +50,7 @@ use crate::domain::{
     Caller, Clock, Device, DeviceId, DeviceNo, Item, KeyStats, LastingKeys, Message, MessageId, Position,
     Send, Timestamp, UserId,
 };
+use connect::LaneConnection;
 
 /// Connections for the lanes alone, one each, so that other acts never make a batch wait for one.
 const LANES: u32 = 2;
@@ -59,7 +60,7 @@ const BOUNDS: Bounds = Bounds { items: 4_096, bytes: 64 << 20, batch: 256 };
 /// The store on Postgres. Several may work on one database, in one process or many.
 pub struct PostgresStore {
     pool: PgPool,
-    lanes: PgPool,
+    lanes: [Arc<LaneConnection>; 2],
     limits: Limits,
     committed: Committed,
     sends: Lane<Send, Accepted>,
@@ -77,11 +78,12 @@ impl PostgresStore {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         connect::migrate(url).await?;
-        let lanes = connect::lane_pool(url, LANES).await?;
         let pool = connect::pool(url, max_connections.saturating_sub(LANES).max(1)).await?;
-        let accept = Accept { pool: lanes.clone(), limits, committed: committed.clone(), clock };
+        let lanes = [Arc::new(LaneConnection::new(url)?), Arc::new(LaneConnection::new(url)?)];
+        let [connection, for_acks] = lanes.clone();
+        let accept = Accept { connection, limits, committed: committed.clone(), clock };
         let sends = Lane::start(BOUNDS, accept);
-        let acks = Lane::start(BOUNDS, Ack { pool: lanes.clone() });
+        let acks = Lane::start(BOUNDS, Ack { connection: for_acks });
         Ok(Self { pool, lanes, limits, committed, sends, acks })
     }
 
@@ -258,7 +260,9 @@ impl Store for PostgresStore {
     }
 
     async fn close(&self) {
-        self.lanes.close().await;
+        for lane in &self.lanes {
+            lane.close();
+        }
         self.pool.close().await;
     }
 }
