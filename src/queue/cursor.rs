@@ -10,8 +10,11 @@ use crate::{
     store::StoreError,
 };
 
-/// Items read at a time, so that a stalled reader holds little memory.
-const PAGE: usize = 16;
+/// Items read at a time at first, and again after a reader did not take them all, so that it holds little memory.
+const SMALL_PAGE: usize = 16;
+
+/// Items read at a time for a reader that is far behind and keeps up.
+const LARGE_PAGE: usize = 128;
 
 /// How long a session waits before it asks a store again that could not be asked.
 const RETRY: Duration = Duration::from_secs(1);
@@ -29,6 +32,8 @@ pub(super) struct Cursor {
     covered: Position,
     /// Items read, not yet given.
     ready: VecDeque<(Position, Arc<Item>)>,
+    /// Items to read at a time.
+    page: usize,
     /// The store may have more than `covered`.
     behind: bool,
     /// When a store that could not be asked is asked again.
@@ -44,6 +49,7 @@ impl Cursor {
             opened: false,
             covered: Position::START,
             ready: VecDeque::new(),
+            page: SMALL_PAGE,
             behind: true,
             retry_at: None,
         }
@@ -91,6 +97,7 @@ impl Cursor {
     pub(super) fn let_go(&mut self) {
         if !self.ready.is_empty() {
             self.ready.clear();
+            self.page = SMALL_PAGE;
             self.behind = true;
         }
     }
@@ -115,7 +122,7 @@ impl Cursor {
         room: usize,
     ) -> Option<(Position, Arc<Item>)> {
         while self.ready.is_empty() && self.behind && self.retry_at.is_none() {
-            if let Err(error) = self.fetch(queue, device, room.clamp(1, PAGE)).await {
+            if let Err(error) = self.fetch(queue, device, room.clamp(1, self.page)).await {
                 tracing::debug!(%error, "a mailbox could not be read; trying again");
                 self.retry_at = Some(Instant::now() + RETRY);
             } else if self.ready.is_empty() {
@@ -137,6 +144,7 @@ impl Cursor {
         }
         let last = left.items.last().map(|(position, _)| *position);
         self.behind = left.items.len() >= limit;
+        self.page = if self.behind { (2 * limit).clamp(SMALL_PAGE, LARGE_PAGE) } else { SMALL_PAGE };
         self.covered = last.filter(|_| self.behind).unwrap_or(left.head);
         self.ready = items.into();
         Ok(())
