@@ -276,3 +276,6 @@ pub(super) fn item(send: &Send, receipt: Receipt, envelope: &Envelope) -> Item {
         expires_at: send.expires_at,
     })
 }
+
+#[cfg(test)]
+mod tests;

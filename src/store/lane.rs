@@ -192,3 +192,6 @@ fn root(fault: &Fault) -> &sqlx::Error {
         Fault::Transient(source) | Fault::Refused(source) => source,
     }
 }
+
+#[cfg(test)]
+mod tests;

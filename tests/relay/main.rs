@@ -11,6 +11,7 @@ mod architecture;
 mod bad_input;
 mod crash;
 mod documents;
+mod erased;
 mod faults;
 mod harness;
 mod hot;

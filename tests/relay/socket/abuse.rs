@@ -96,6 +96,27 @@ async fn frames_that_are_none_end_the_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_is_oversized_by_itself_ends_the_socket() {
+    let backend = Backend::embedded();
+    let relay = backend.relay(&[]).await;
+    let bob = Device::registered(&relay, Kind::Ed25519).await;
+    // Announced alone: the relay does not wait for what it will not take.
+    let oversized = |first| announced(first, (1 << 20) + 1);
+    let cases = [
+        ("first part", oversized(0x02)),
+        ("middle part", [masked(0x01, b"{"), oversized(0x00)].concat()),
+        ("last part", [masked(0x01, b"{"), oversized(0x80)].concat()),
+    ];
+    for (what, bytes) in cases {
+        let mut wire = Wire::open(&bob).await;
+        wire.expect("queue_drained").await;
+        wire.put(&bytes).await.unwrap();
+        assert_eq!(wire.ended().await, Some(4400), "{what}");
+    }
+    backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_oversized_control_frame_ends_the_socket() {
     let backend = Backend::embedded();
     let relay = backend.relay(&[]).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{messages, pair, quiet, send_frame, sent};
 use crate::support::{
@@ -22,6 +23,7 @@ on_both_backends! {
     a_burst_larger_than_the_window_arrives_whole_and_in_order,
     expired_items_are_not_pushed,
     online_only_reaches_connected_devices_alone,
+    online_only_into_a_conversation_of_others_is_refused,
     deleting_for_everyone_takes_the_place_of_a_waiting_body,
     receipts_reach_the_sender,
     keys_low_is_told_on_exhaustion_and_at_connect,
@@ -180,6 +182,34 @@ async fn online_only_reaches_connected_devices_alone(backend: &Backend) {
     assert!(bob.mailbox().await.is_empty());
     let mut late = Socket::open(&tablet).await;
     assert!(late.until("queue_drained").await.is_empty());
+}
+
+async fn online_only_into_a_conversation_of_others_is_refused(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let (alice, bob) = pair(&relay).await;
+    let carol = Device::registered(&relay, Kind::Ed25519).await;
+    let into = |to: &Device, conversation: &Value| {
+        let mut body = opaque_send(to.user_id);
+        body["conversation_id"] = conversation.clone();
+        body
+    };
+    let live = |mut body: Value| {
+        body["online_only"] = json!(true);
+        body
+    };
+    let named = json!(Uuid::new_v4());
+    let own = alice.send_opaque(bob.user_id).await["conversation_id"].clone();
+    alice.send(&into(&bob, &named)).await.is(201);
+    let mut socket = Socket::open(&alice).await;
+    for conversation in [&named, &own] {
+        carol.send(&live(into(&alice, conversation))).await.refused(404, "not-found");
+        alice.send(&live(into(&carol, conversation))).await.refused(404, "not-found");
+        let told = bob.send(&live(into(&alice, conversation))).await.is(202);
+        let frame = socket.expect("message").await;
+        assert_eq!((&frame["message_id"], &frame["conversation_id"]), (&told["message_id"], conversation));
+    }
+    socket.expect("queue_drained").await;
+    quiet(&mut socket).await;
 }
 
 async fn deleting_for_everyone_takes_the_place_of_a_waiting_body(backend: &Backend) {

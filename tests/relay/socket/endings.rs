@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::SinkExt;
 use serde_json::json;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::{messages, pair, pair_at, quiet, send_frame, sent};
 use crate::support::{
@@ -17,6 +17,7 @@ use crate::support::{
 on_both_backends! {
     a_newer_connection_replaces_the_older,
     deactivation_closes_the_socket,
+    a_socket_that_opens_while_its_device_is_ended_does_not_stay,
     an_expired_token_closes_even_a_busy_socket,
     a_fresh_token_keeps_the_socket_open,
     someone_elses_token_renews_nothing,
@@ -83,6 +84,50 @@ async fn deactivation_closes_the_socket_on_another_node_within_a_second() {
         let closed = tokio::time::timeout(Duration::from_millis(1500), socket.closed()).await;
         assert_eq!(closed.expect("closed within a second"), Some(4403));
     }
+    backend.finish().await;
+}
+
+/// Asserts that a socket was refused or is closed; true when it was opened first.
+async fn does_not_stay(opened: Result<Socket, tungstenite::Error>) -> bool {
+    match opened {
+        Ok(mut socket) => {
+            assert_eq!(socket.closed().await, Some(4403));
+            true
+        }
+        Err(tungstenite::Error::Http(answer)) => {
+            assert!([401, 403].contains(&answer.status().as_u16()), "{}", answer.status());
+            false
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+async fn a_socket_that_opens_while_its_device_is_ended_does_not_stay(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let bob = Device::registered(&relay, Kind::Ed25519).await;
+    for round in 0..8 {
+        let tablet = bob.linked(&format!("tablet-{round}")).await;
+        let opening = Socket::connect(&tablet, Format::Json, Door::Header);
+        let (opened, ended) = tokio::join!(opening, bob.deactivate(&tablet));
+        ended.is(200);
+        does_not_stay(opened).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_not_heard_of_a_deactivation_opens_no_socket_for_the_device() {
+    let Some(backend) = Backend::production().await else { return };
+    // Without Redis a node hears of it by its poll, twice a second.
+    let nodes = backend.cluster(2, &[("REDIS_URL", "")]).await;
+    let bob = Device::registered(&nodes[0], Kind::Ed25519).await;
+    let mut unheard = 0;
+    for round in 0..8 {
+        let mut tablet = bob.linked(&format!("tablet-{round}")).await;
+        tablet.base = nodes[1].url();
+        bob.deactivate(&tablet).await.is(200);
+        unheard += u32::from(does_not_stay(Socket::connect(&tablet, Format::Json, Door::Header).await).await);
+    }
+    assert!(unheard > 0, "the second node was always told first");
     backend.finish().await;
 }
 

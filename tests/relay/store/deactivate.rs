@@ -21,6 +21,8 @@ on_both_engines!(roomy =>
     a_device_linked_anew_under_the_same_id_inherits_nothing,
     a_message_that_a_deactivated_device_had_not_acked_is_never_delivered,
     revocations_are_found_from_their_moment_on,
+    a_device_that_was_ended_ends_no_other,
+    of_two_devices_that_end_each_other_at_once_one_stays,
 );
 
 async fn a_device_may_deactivate_itself(engine: Engine) {
@@ -138,4 +140,34 @@ async fn revocations_are_found_from_their_moment_on(engine: Engine) {
     assert_eq!(since(NOON).await.len(), 2);
     assert_eq!(since(later).await, [two.device_no]);
     assert!(since(later.plus(Duration::from_millis(1))).await.is_empty());
+}
+
+async fn a_device_that_was_ended_ends_no_other(engine: Engine) {
+    let phone = engine.newcomer().await;
+    let tablet = engine.link(&phone, "tablet").await;
+    engine.advance(2 * DAY);
+    let gone = engine.store.deactivate(&tablet, &phone.device_id, engine.now()).await.unwrap();
+    assert_eq!(gone, Deactivated::Gone(phone.device_no));
+    let refused = engine.store.deactivate(&phone, &tablet.device_id, engine.now()).await.unwrap();
+    assert_eq!(refused, Deactivated::NotAllowed);
+    assert_eq!(engine.store.devices(phone.user_id).await.unwrap().len(), 1);
+}
+
+async fn of_two_devices_that_end_each_other_at_once_one_stays(engine: Engine) {
+    let mut phone = engine.newcomer().await;
+    for round in 0..8 {
+        let tablet = engine.link(&phone, &format!("tablet-{round}")).await;
+        engine.advance(2 * DAY);
+        let now = engine.now();
+        let (one, other) = tokio::join!(
+            engine.store.deactivate(&phone, &tablet.device_id, now),
+            engine.store.deactivate(&tablet, &phone.device_id, now),
+        );
+        let outcomes = [one.unwrap(), other.unwrap()];
+        assert_eq!(engine.store.devices(phone.user_id).await.unwrap().len(), 1, "{outcomes:?}");
+        assert!(outcomes.contains(&Deactivated::NotAllowed), "{outcomes:?}");
+        if outcomes.contains(&Deactivated::Gone(phone.device_no)) {
+            phone = tablet;
+        }
+    }
 }

@@ -20,6 +20,7 @@ on_both_engines!(roomy =>
     a_notice_expires_too,
     link_tokens_and_revocations_are_forgotten,
     nodes_that_expire_at_once_do_everything_once,
+    expiry_goes_on_past_messages_that_were_acked,
 );
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -144,4 +145,23 @@ async fn nodes_that_expire_at_once_do_everything_once(engine: Engine) {
     assert_eq!(bodies, 30);
     engine.clock.set(NOON);
     assert!(engine.positions(bob.device_no).await.is_empty());
+}
+
+async fn expiry_goes_on_past_messages_that_were_acked(engine: Engine) {
+    let (alice, bob) = (engine.newcomer().await, engine.newcomer().await);
+    for _ in 0..10 {
+        engine.stored(mothers::fleeting(&alice, bob.user_id, engine.now(), MINUTE)).await;
+    }
+    engine.ack_all(bob.device_no).await;
+    engine.stored(mothers::fleeting(&alice, bob.user_id, engine.now(), 2 * MINUTE)).await;
+    engine.advance(3 * MINUTE);
+    let first = engine.store.expire(engine.now(), 5).await.unwrap();
+    assert_eq!(
+        (first.bodies, first.forgotten, first.more),
+        (0, 0, true),
+        "a round that found nothing to erase"
+    );
+    while engine.store.expire(engine.now(), 5).await.unwrap().more {}
+    engine.clock.set(NOON);
+    assert!(engine.positions(bob.device_no).await.is_empty(), "the unread body behind them is erased");
 }

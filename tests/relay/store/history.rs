@@ -24,6 +24,7 @@ on_both_engines!(roomy =>
     only_the_recipient_marks,
     a_message_deleted_for_one_side_stays_for_the_other,
     a_note_to_self_deleted_for_me_is_gone,
+    an_unread_message_deleted_by_its_recipient_was_not_delivered,
     only_who_takes_part_deletes_for_itself,
     deleting_for_everyone_erases_and_gives_notice_once,
     only_the_sender_deletes_for_everyone,
@@ -183,6 +184,18 @@ async fn a_note_to_self_deleted_for_me_is_gone(engine: Engine) {
     assert!(engine.store.delete_for_me(phone.user_id, id).await.unwrap().is_some());
     assert!(engine.positions(tablet.device_no).await.is_empty());
     assert_eq!(engine.history(&phone, phone.user_id).await.map(|history| history.len()), Some(0));
+}
+
+async fn an_unread_message_deleted_by_its_recipient_was_not_delivered(engine: Engine) {
+    let (alice, bob) = (engine.newcomer().await, engine.newcomer().await);
+    let unread = engine.stored(mothers::send(&alice, bob.user_id)).await.message_id;
+    let acked = engine.stored(mothers::send(&alice, bob.user_id)).await.message_id;
+    engine.ack(bob.device_no, &[2]).await;
+    for id in [unread, acked, unread] {
+        engine.store.delete_for_me(bob.user_id, id).await.unwrap();
+    }
+    assert_eq!(status(&engine, &alice, &bob, unread).await, Status::Sent);
+    assert_eq!(status(&engine, &alice, &bob, acked).await, Status::Delivered);
 }
 
 async fn only_who_takes_part_deletes_for_itself(engine: Engine) {
