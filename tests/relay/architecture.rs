@@ -37,7 +37,7 @@ const HOUSE: &[Room] = &[
         crates: &["sqlx", "serde_json"],
     },
     // The queue before a commit, which both engines share with their driver.
-    Room { files: &["store/lane.rs"], uses: &["domain", "store"], crates: &["sqlx"] },
+    Room { files: &["store/lane.rs", "store/lane/tests.rs"], uses: &["domain", "store"], crates: &["sqlx"] },
     Room { files: &["store"], uses: &["domain", "store", "!store::sqlite", "!store::postgres"], crates: &[] },
     Room { files: &["hot/local"], uses: &["domain", "hot", "metrics", "!hot::redis"], crates: &[] },
     Room { files: &["hot/redis"], uses: &["domain", "hot", "metrics", "!hot::local"], crates: &["redis"] },
