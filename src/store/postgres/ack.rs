@@ -1,4 +1,4 @@
-//! The lane of acks: one deletion for a batch.
+//! The lane of acks: one statement for a batch.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -18,9 +18,10 @@ use crate::{
 /// One device's ack.
 pub(super) type Acked = (DeviceNo, Vec<Position>);
 
+/// Item by item by the primary key, whatever the planner believes of the table (see the migration).
 pub(crate) const ERASE: &str = "\
-    DELETE FROM mailbox_items i USING unnest($1::bigint[], $2::bigint[]) AS n(device_no, position) \
-    WHERE i.device_no = n.device_no AND i.position = n.position RETURNING i.device_no, i.position";
+    SELECT n.device_no, n.position FROM unnest($1::bigint[], $2::bigint[]) AS n(device_no, position) \
+    WHERE erase_item(n.device_no, n.position)";
 
 /// Commits batches of acks.
 pub(super) struct Ack {
