@@ -19,7 +19,6 @@ on_both_backends! {
     deactivation_closes_the_socket,
     a_socket_that_opens_while_its_device_is_ended_does_not_stay,
     an_expired_token_closes_even_a_busy_socket,
-    a_fresh_token_keeps_the_socket_open,
     someone_elses_token_renews_nothing,
     a_close_is_answered,
 }
@@ -139,32 +138,6 @@ async fn an_expired_token_closes_even_a_busy_socket(backend: &Backend) {
     socket.raw().flush().await.unwrap();
     assert_eq!(socket.closed().await, Some(4401));
     assert!(bob.mailbox().await.is_empty(), "what came after the end of the token was not done");
-}
-
-async fn a_fresh_token_keeps_the_socket_open(backend: &Backend) {
-    let relay = backend.relay(&[("ACCESS_TOKEN_TTL_SECONDS", "10")]).await;
-    let bob = Device::registered(&relay, Kind::Ed25519).await;
-    let tablet = bob.linked("tablet").await;
-    let (mut renewed, mut left) = (Socket::open(&bob).await, Socket::open(&tablet).await);
-    // Tokens are dated by whole seconds.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let Some(fresh) = fresh_token(&bob).await else { return };
-    renewed.send(&json!({ "type": "auth", "token": fresh })).await;
-    assert_eq!(left.closed().await, Some(4401));
-    renewed.expect("queue_drained").await;
-    quiet(&mut renewed).await;
-    assert_eq!(renewed.closed().await, Some(4401), "the fresh token ends too");
-}
-
-/// Another access token of the same device; none while the relay has no route for it.
-async fn fresh_token(device: &Device) -> Option<String> {
-    let body = json!({ "refresh_token": device.refresh_token });
-    let answer = device.anonymous(reqwest::Method::POST, "/api/v1/auth/refresh", Some(&body)).await;
-    if answer.status == 404 {
-        eprintln!("SKIPPED: the relay does not refresh tokens yet");
-        return None;
-    }
-    Some(answer.is(200)["access_token"].as_str().unwrap().to_owned())
 }
 
 async fn someone_elses_token_renews_nothing(backend: &Backend) {
