@@ -33,12 +33,12 @@ use crate::{
     api,
     auth::{Authority, Tokens},
     config::{AuthMode, Config, MasterSecret},
-    domain::Clock,
+    domain::{Clock, ConversationKey, Pseudonyms},
     hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
     http::{frame, service::Health, unknown_path},
     jobs,
     keys::Keys,
-    messages::{ConversationKey, Messages, SendRules},
+    messages::{Messages, SendRules},
     queue::{Queue, routes::SocketFloor},
     store::{self, Committed, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
 };
@@ -99,11 +99,11 @@ pub struct Relay {
 /// A [`StartError`] in words for the operator; nothing is left running.
 pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
     let (committed, commits) = store::committed(COMMITTED_BATCHES, COMMITTED_BYTES);
-    let (store, store_name) = open_store(&config, committed, &clock).await?;
+    let master = master_secret(&config)?;
+    let (store, store_name) = open_store(&config, committed, &clock, &master).await?;
     let sessions = Arc::new(Sessions::default());
     let (engine, engine_name) = open_hot(&config, &sessions)?;
     let switchboard = Switchboard::new(sessions, engine);
-    let master = master_secret(&config)?;
     let tokens =
         Tokens::new(&config.relay_name, &derive(&master, b"token signing"), config.access_token_life);
     let open = config.auth_mode == AuthMode::Open;
@@ -203,14 +203,16 @@ async fn open_store(
     config: &Config,
     committed: Committed,
     clock: &Arc<dyn Clock>,
+    master: &MasterSecret,
 ) -> Result<(Arc<dyn Store>, String), StartError> {
     let limits = config.store_limits;
+    let pseudonyms = Pseudonyms::new(derive(master, b"audit pseudonyms"));
     if let Some(url) = &config.database_url {
         let (connections, clock) = (config.max_db_connections, Arc::clone(clock));
-        let store = PostgresStore::connect(url, connections, limits, committed, clock).await?;
+        let store = PostgresStore::connect(url, connections, limits, committed, clock, pseudonyms).await?;
         return Ok((Arc::new(store), "Postgres".to_owned()));
     }
-    let store = SqliteStore::open(&config.data_dir, limits, committed, Arc::clone(clock)).await?;
+    let store = SqliteStore::open(&config.data_dir, limits, committed, Arc::clone(clock), pseudonyms).await?;
     Ok((Arc::new(store), format!("SQLite in {}", config.data_dir.display())))
 }
 

@@ -2,79 +2,25 @@
 //!
 //! `.env.example` describes each of them; a test holds that file against [`Config::known`].
 
+mod kinds;
 mod reader;
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
+pub use kinds::{
+    AddressLimits, AdmissionAlgorithm, AdmissionSettings, AuthMode, ClientLimits, FetchLimits,
+    ForwardedHeader, LogFormat, MasterSecret, Proxies, RegistrationMode, SocketTimes,
+};
 use reader::Reader;
 use secrecy::SecretString;
 
 use crate::store;
-
-/// How callers are told apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMode {
-    /// By the bearer token of a device.
-    Device,
-    /// By what the path says: for experiments on the own machine.
-    Open,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Limits that clients meet, all shown by `GET /api/v1/limits`. Sizes in bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct ClientLimits {
-    /// A request body where nothing else is said.
-    pub body: usize,
-    /// A body of the key routes.
-    pub keys_body: usize,
-    /// A body of the send route, and a socket message.
-    pub message_body: usize,
-    /// One sealed body.
-    pub envelope: usize,
-    /// All sealed bodies of one send.
-    pub send: usize,
-    /// Unacked mailbox items in flight to one socket.
-    pub in_flight: usize,
-    /// Members of a group.
-    pub group_size: usize,
-}
-
-/// Times of sockets.
-#[derive(Debug, Clone, Copy)]
-pub struct SocketTimes {
-    /// Between pings.
-    pub heartbeat: Duration,
-    /// Silence after which a socket is closed.
-    pub silence: Duration,
-    /// How long a peer may refuse to read.
-    pub stall: Duration,
-}
-
-/// The master secret, from which per-purpose keys are derived (HKDF-SHA-256).
-#[derive(Clone)]
-pub struct MasterSecret(pub [u8; 32]);
-
-impl fmt::Debug for MasterSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MasterSecret(..)")
-    }
-}
 
 /// Every setting.
 #[derive(Debug, Clone)]
@@ -91,9 +37,13 @@ pub struct Config {
     pub redis_prefix: String,
     pub max_db_connections: u32,
     pub master_secret: Option<MasterSecret>,
+    pub token_signing_key: Option<SecretString>,
     pub relay_name: String,
     pub auth_mode: AuthMode,
     pub auth_open_allow_remote: bool,
+    pub registration: RegistrationMode,
+    pub admission: AdmissionSettings,
+    pub proxies: Proxies,
     pub access_token_life: Duration,
     pub refresh_token_life: Duration,
     pub plaintext_guard: bool,
@@ -102,6 +52,8 @@ pub struct Config {
     pub socket: SocketTimes,
     pub shutdown_timeout: Duration,
     pub limits: ClientLimits,
+    pub address_limits: AddressLimits,
+    pub fetch_limits: FetchLimits,
     pub store_limits: store::Limits,
 }
 
@@ -183,10 +135,38 @@ impl Config {
             redis_prefix: reader.text("REDIS_PREFIX", "restante"),
             max_db_connections: reader.number("MAX_DB_CONNECTIONS", 10, 4..=1000),
             master_secret: reader.master_secret("MASTER_SECRET"),
+            token_signing_key: reader.secret("TOKEN_SIGNING_KEY"),
             relay_name: reader.text("RELAY_NAME", "localhost"),
             auth_mode: reader.choice("AUTH_MODE", &[("device", AuthMode::Device), ("open", AuthMode::Open)]),
             auth_open_allow_remote: reader
                 .choice("AUTH_OPEN_ALLOW_REMOTE", &[("false", false), ("true", true)]),
+            registration: reader.choice(
+                "REGISTRATION",
+                &[("open", RegistrationMode::Open), ("token", RegistrationMode::Token)],
+            ),
+            admission: AdmissionSettings {
+                key: reader.optional("ADMISSION_KEY"),
+                jwks: reader.optional("ADMISSION_JWKS"),
+                algorithm: reader.choice(
+                    "ADMISSION_ALGORITHM",
+                    &[
+                        ("EdDSA", AdmissionAlgorithm::EdDsa),
+                        ("ES256", AdmissionAlgorithm::Es256),
+                        ("RS256", AdmissionAlgorithm::Rs256),
+                    ],
+                ),
+                audience: reader.text("ADMISSION_AUDIENCE", "restante"),
+            },
+            proxies: Proxies {
+                trusted: reader.networks("TRUSTED_PROXIES"),
+                header: reader.choice(
+                    "TRUSTED_PROXY_HEADER",
+                    &[
+                        ("x-forwarded-for", ForwardedHeader::XForwardedFor),
+                        ("forwarded", ForwardedHeader::Forwarded),
+                    ],
+                ),
+            },
             access_token_life: reader.seconds("ACCESS_TOKEN_TTL_SECONDS", 900, 10..=86_400),
             refresh_token_life: reader.days("REFRESH_TOKEN_TTL_DAYS", 7, 1..=365),
             plaintext_guard: reader.choice("PLAINTEXT_GUARD", &[("on", true), ("off", false)]),
@@ -206,6 +186,16 @@ impl Config {
                 send: reader.number("MAX_SEND_BYTES", 384 << 10, 1024..=8 << 20),
                 in_flight: reader.number("MAX_IN_FLIGHT", 256, 1..=1024),
                 group_size: reader.number("MAX_GROUP_SIZE", 1500, 2..=1500),
+            },
+            address_limits: AddressLimits {
+                registrations: reader.number("REGISTER_LIMIT_PER_ADDRESS", 30, 1..=1_000_000),
+                logins: reader.number("LOGIN_LIMIT_PER_ADDRESS", 120, 1..=1_000_000),
+                refreshes: reader.number("REFRESH_LIMIT_PER_ADDRESS", 120, 1..=1_000_000),
+            },
+            fetch_limits: FetchLimits {
+                pair: reader.number("FETCH_LIMIT_PER_PAIR", 20, 1..=1_000_000),
+                target: reader.number("FETCH_LIMIT_PER_USER", 200, 2..=1_000_000),
+                newcomers: reader.number("FETCH_LIMIT_FOR_NEW_USERS", 20, 1..=1_000_000),
             },
             store_limits: store::Limits {
                 max_devices: reader.number("MAX_DEVICES", 10, 1..=127),
@@ -241,6 +231,22 @@ impl Config {
                  example from `openssl rand -base64 32`)"
                     .into(),
             );
+        }
+        if self.database_url.is_some() && self.token_signing_key.is_none() {
+            faults.push(
+                "TOKEN_SIGNING_KEY is missing: with DATABASE_URL every node needs the same one (32 bytes in base64, for \
+                 example from `openssl rand -base64 32`, or a file with such lines)"
+                    .into(),
+            );
+        }
+        if self.registration == RegistrationMode::Token
+            && self.admission.key.is_none()
+            && self.admission.jwks.is_none()
+        {
+            faults.push("REGISTRATION=token needs ADMISSION_KEY or ADMISSION_JWKS".into());
+        }
+        if self.admission.key.is_some() && self.admission.jwks.is_some() {
+            faults.push("ADMISSION_KEY and ADMISSION_JWKS exclude each other".into());
         }
         if self.auth_mode == AuthMode::Open && !self.host.is_loopback() && !self.auth_open_allow_remote {
             faults.push(
@@ -330,6 +336,7 @@ mod tests {
     fn production_needs_one_secret_for_all_nodes() {
         let told = faults(&[("DATABASE_URL", "postgres://h/d")]);
         assert!(told[0].starts_with("MASTER_SECRET is missing"), "{told:?}");
+        assert!(told[1].starts_with("TOKEN_SIGNING_KEY is missing"), "{told:?}");
         assert_eq!(
             faults(&[("MASTER_SECRET", "c2hvcnQ=")]),
             ["MASTER_SECRET must be 32 bytes in padded base64"]
@@ -348,10 +355,14 @@ mod tests {
         let secret = STANDARD.encode([7; 32]);
         let config = Config::from_vars(
             &BTreeMap::new(),
-            &vars(&[("DATABASE_URL", "postgres://user:hunter2@h/d"), ("MASTER_SECRET", &secret)]),
+            &vars(&[
+                ("DATABASE_URL", "postgres://user:hunter2@h/d"),
+                ("MASTER_SECRET", &secret),
+                ("TOKEN_SIGNING_KEY", &secret),
+            ]),
         );
         let shown = format!("{:?}", config.unwrap());
-        assert!(!shown.contains("hunter2") && !shown.contains("7, 7"), "{shown}");
+        assert!(!shown.contains("hunter2") && !shown.contains("7, 7") && !shown.contains(&secret), "{shown}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use utoipa::{
 };
 use uuid::Uuid;
 
-use crate::domain::{self, Envelope, Message, Status, Timestamp};
+use crate::domain::{self, Envelope, ListedDevice, Message, Status, Timestamp};
 
 /// Bytes: padded standard base64 in JSON, binary in MessagePack.
 #[derive(Clone, PartialEq, Eq)]
@@ -284,6 +284,25 @@ impl From<&Message> for MessageView {
             read_at: message.read_at.map(Time),
             is_self_destructing: message.self_destructing,
             expires_at: Time(message.expires_at),
+        }
+    }
+}
+
+/// A device in the list of a `devices_changed` notice.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ListedDeviceView {
+    device_id: String,
+    /// 1–127.
+    device_number: u8,
+    registration_id: u16,
+}
+
+impl From<&ListedDevice> for ListedDeviceView {
+    fn from(device: &ListedDevice) -> Self {
+        Self {
+            device_id: device.device_id.as_str().to_owned(),
+            device_number: device.device_number.get(),
+            registration_id: device.registration_id.get(),
         }
     }
 }

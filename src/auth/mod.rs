@@ -21,7 +21,7 @@ pub use tokens::{Claims, Tokens, fresh_secret, fresh_session_id, secret_hash};
 use crate::{
     domain::{Caller, Clock, DeviceId, DeviceNo, SessionId, UserId},
     http::Problem,
-    store::{Store, StoreError},
+    store::{Revocation, Store, StoreError},
     wire::parse_uuid,
 };
 
@@ -72,7 +72,13 @@ impl Authority {
     pub async fn read_revocations(&self) -> Result<Vec<DeviceNo>, StoreError> {
         let asked_at = Instant::now();
         let since = self.clock.now().minus(self.tokens.life() + SKEW);
-        let devices = self.store.revocations(since).await?;
+        let revoked = self.store.revocations(since).await?;
+        let devices: Vec<_> = revoked
+            .iter()
+            .map(|revocation| match revocation {
+                Revocation::Device(device) | Revocation::Session(device, _) => *device,
+            })
+            .collect();
         let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
         let longest = self.tokens.life() + SKEW;
         revoked.devices.retain(|_, learned| learned.elapsed() < longest);

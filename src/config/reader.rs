@@ -1,8 +1,9 @@
 //! Reads settings one by one, and remembers which there are and what is wrong with them.
 
-use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::{Known, MasterSecret};
@@ -89,6 +90,27 @@ impl Reader {
     pub(super) fn list(&mut self, name: &'static str) -> Vec<String> {
         let value = self.value(name, "").unwrap_or_default();
         value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    }
+
+    pub(super) fn optional(&mut self, name: &'static str) -> Option<String> {
+        self.value(name, "")
+    }
+
+    pub(super) fn secret(&mut self, name: &'static str) -> Option<SecretString> {
+        self.value(name, "").map(Into::into)
+    }
+
+    /// Networks in CIDR notation; a bare address is a network of its own.
+    pub(super) fn networks(&mut self, name: &'static str) -> Vec<IpNet> {
+        let mut networks = Vec::new();
+        for part in self.list(name) {
+            let bare = || part.parse::<IpAddr>().map(IpNet::from);
+            match part.parse::<IpNet>().or_else(|_| bare()) {
+                Ok(network) => networks.push(network),
+                Err(_) => self.faults.push(format!("{name}: {part} is not a network such as 10.0.0.0/8")),
+            }
+        }
+        networks
     }
 
     pub(super) fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {

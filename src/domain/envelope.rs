@@ -220,6 +220,26 @@ pub enum Item {
         /// When this notice is forgotten.
         expires_at: Timestamp,
     },
+    /// The list of the user's own devices changed. A newer one takes the place of an older one that still waits.
+    DevicesChanged {
+        /// The id of this notice, for its ack.
+        message_id: MessageId,
+        /// The active devices after the change, oldest first.
+        devices: Arc<[ListedDevice]>,
+        /// When this notice is forgotten.
+        expires_at: Timestamp,
+    },
+}
+
+/// A device as a list of devices names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedDevice {
+    /// The device.
+    pub device_id: DeviceId,
+    /// Its number in Signal addresses.
+    pub device_number: DeviceNumber,
+    /// Its registration id.
+    pub registration_id: RegistrationId,
 }
 
 impl Item {
@@ -228,7 +248,7 @@ impl Item {
     pub const fn message_id(&self) -> MessageId {
         match self {
             Self::Message(message) => message.message_id,
-            Self::Deleted { message_id, .. } => *message_id,
+            Self::Deleted { message_id, .. } | Self::DevicesChanged { message_id, .. } => *message_id,
         }
     }
 
@@ -237,7 +257,7 @@ impl Item {
     pub const fn expires_at(&self) -> Timestamp {
         match self {
             Self::Message(message) => message.expires_at,
-            Self::Deleted { expires_at, .. } => *expires_at,
+            Self::Deleted { expires_at, .. } | Self::DevicesChanged { expires_at, .. } => *expires_at,
         }
     }
 
@@ -246,7 +266,7 @@ impl Item {
     pub const fn is_self_destructing(&self) -> bool {
         match self {
             Self::Message(message) => message.self_destructing,
-            Self::Deleted { .. } => false,
+            Self::Deleted { .. } | Self::DevicesChanged { .. } => false,
         }
     }
 
@@ -256,6 +276,7 @@ impl Item {
         let body = match self {
             Self::Message(Message { envelope: Some(envelope), .. }) => envelope.ciphertext.len(),
             Self::Message(_) | Self::Deleted { .. } => 0,
+            Self::DevicesChanged { devices, .. } => devices.len() * 80,
         };
         body + 256
     }

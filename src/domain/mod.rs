@@ -5,16 +5,20 @@
 mod addressing;
 mod batch;
 mod clock;
+mod conversation;
 mod envelope;
 mod ids;
 mod keys;
+mod quota;
+mod security;
 
 pub use addressing::{Addressee, Mismatch, address};
 pub use batch::{Batch, Budget};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use conversation::ConversationKey;
 pub use envelope::{
     Addressed, Bodies, Caller, Conversation, Delivery, DeviceName, Envelope, EnvelopeType, Item,
-    METADATA_LIFE, Message, MessageType, Receipt, Send, Status,
+    ListedDevice, METADATA_LIFE, Message, MessageType, Receipt, Send, Status,
 };
 pub use ids::{
     ConversationId, DeviceId, DeviceNo, DeviceNumber, InvalidId, KeyId, MessageId, Position, RegistrationId,
@@ -24,3 +28,5 @@ pub use keys::{
     Bundle, Device, IdentityKey, KeyKind, KeyStats, LastingKeys, LinkedBy, OneTimePreKey, Signature,
     SignedPreKey,
 };
+pub use quota::{BudgetKey, Drawn, Quota};
+pub use security::{AuditEntry, Pseudonym, Pseudonyms, SecurityEvent};

@@ -14,7 +14,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::domain::{
-    ConversationId, Delivery, DeviceNo, Item, MessageId, Position, Status, Timestamp, UserId,
+    BudgetKey, ConversationId, Delivery, DeviceNo, Drawn, Item, MessageId, Position, Quota, SessionId,
+    Status, Timestamp, UserId,
 };
 
 pub use switchboard::{End, Line, Seat, Sessions, Signal, Switchboard};
@@ -40,8 +41,10 @@ pub enum Event {
     KeysLow(KeysLow),
     /// The device opened another socket, with this session; every other session of it ends.
     Replaced(Uuid),
-    /// The device was deactivated; its sessions end.
+    /// The device was deactivated; its sockets end.
     Deactivated,
+    /// A session of the device was ended; a socket that lives by its tokens ends.
+    LoggedOut(SessionId),
 }
 
 /// An item that weighs more than this travels as a wake, without its body.
@@ -84,6 +87,8 @@ pub struct KeysLow {
     pub kem_prekeys: u32,
     /// Whether the last-resort KEM pre-key was handed out.
     pub last_resort_used: bool,
+    /// Whether somebody fetched keys faster than the limits allow, and got none of the one-time ones.
+    pub limit_tripped: bool,
 }
 
 /// Where an engine brings events for devices connected to this process. Called from the engine's own tasks: must be
@@ -128,6 +133,10 @@ pub trait Hot: Send + Sync {
 
     /// Drops everything kept for a device.
     async fn forget_device(&self, device: DeviceNo) -> Result<(), HotError>;
+
+    /// Draws a place in a budget, which all nodes share when the engine spans nodes. Of two that race for the last place
+    /// one gets it. A budget that nobody draws from is forgotten after its period.
+    async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError>;
 
     /// Asks the engine whether it is reachable.
     async fn check(&self) -> Result<(), HotError>;

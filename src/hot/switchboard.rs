@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Doorbell, Event, Hot};
-use crate::domain::{Batch, Delivery, DeviceNo, Position};
+use crate::domain::{Batch, Delivery, DeviceNo, Position, SessionId};
 
 /// Events that may wait for a session. Past them durable ones become "read the store" and live-only ones are dropped.
 const WAITING_EVENTS: usize = 64;
@@ -32,6 +32,8 @@ pub enum End {
     Replaced,
     /// The device was deactivated.
     Deactivated,
+    /// The login whose tokens the socket lives by was ended.
+    LoggedOut,
 }
 
 /// What a session hears next.
@@ -59,6 +61,8 @@ struct LineState {
     events: VecDeque<Event>,
     behind: bool,
     end: Option<End>,
+    /// Whose tokens the socket lives by; none in open mode.
+    login: Option<SessionId>,
 }
 
 impl Line {
@@ -83,6 +87,11 @@ impl Line {
         self.seen.store(position.0, Ordering::Relaxed);
     }
 
+    /// Notes whose tokens the socket lives by from now on.
+    pub fn live_by(&self, login: SessionId) {
+        lock(&self.state).login = Some(login);
+    }
+
     fn take(&self) -> Option<Signal> {
         let mut state = lock(&self.state);
         if let Some(end) = state.end {
@@ -98,6 +107,10 @@ impl Line {
         let mut state = lock(&self.state);
         match event {
             Event::Deactivated => state.end = Some(End::Deactivated),
+            Event::LoggedOut(login) if state.login == Some(login) => {
+                state.end = state.end.or(Some(End::LoggedOut))
+            }
+            Event::LoggedOut(_) => return,
             Event::Replaced(by) if self.yields_to(by) => state.end = state.end.or(Some(End::Replaced)),
             Event::Replaced(_) => return,
             Event::Wake(position) => state.behind |= position.0 > self.seen.load(Ordering::Relaxed),
@@ -236,6 +249,11 @@ impl Switchboard {
     /// Ends the session of a deactivated device, if it is connected here.
     pub fn end(&self, device: DeviceNo) {
         self.sessions.ring(device, Event::Deactivated);
+    }
+
+    /// Ends the socket that lives by this login's tokens, if it is connected here.
+    pub fn log_out(&self, device: DeviceNo, login: SessionId) {
+        self.sessions.ring(device, Event::LoggedOut(login));
     }
 
     /// Whether the hot engine answers.

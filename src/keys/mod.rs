@@ -20,8 +20,8 @@ use crate::{
     },
     hot::{Event, KeysLow, Switchboard},
     store::{
-        Deactivated, KeyUpload, Limits, LinkOffer, NewSession, Published, Registered, Registration, Store,
-        StoreError, TakenBundle,
+        Deactivated, KeyUpload, Limits, LinkOffer, NewSession, OneTimeKeys, Published, Registered,
+        Registration, Store, StoreError, TakenBundle,
     },
 };
 
@@ -171,7 +171,8 @@ impl Keys {
         let positions = Indexes::of(&registration.onetime_prekeys, &registration.kem_prekeys);
         let now = self.clock.now();
         match self.store.register_device(registration, now).await? {
-            Registered::Registered(caller) => Ok((caller, now)),
+            Registered::Registered(principal) => Ok((principal.caller, now)),
+            Registered::AdmissionRequired | Registered::AdmissionUsed => Err(Refusal::LinkRequired),
             Registered::DeviceExists => Err(Refusal::DeviceExists),
             Registered::LinkRequired => Err(Refusal::LinkRequired),
             Registered::TooManyDevices => Err(Refusal::TooManyDevices(self.limits.max_devices)),
@@ -224,7 +225,8 @@ impl Keys {
     /// # Errors
     /// `UnknownDevice` when there is no such active device.
     pub async fn bundle(&self, user: UserId, device: Option<&DeviceId>) -> Result<TakenBundle, Refusal> {
-        let taken = self.store.take_bundle(user, device).await?.ok_or(Refusal::UnknownDevice)?;
+        let taken =
+            self.store.take_bundle(user, device, OneTimeKeys::Given).await?.ok_or(Refusal::UnknownDevice)?;
         self.tell_owner(&taken).await;
         Ok(taken)
     }
@@ -234,7 +236,8 @@ impl Keys {
     /// # Errors
     /// `UnknownDevice` when the user has no active device.
     pub async fn bundles(&self, user: UserId, except: Option<DeviceNo>) -> Result<Vec<TakenBundle>, Refusal> {
-        let taken = self.store.take_bundles(user, except).await?.ok_or(Refusal::UnknownDevice)?;
+        let taken =
+            self.store.take_bundles(user, except, OneTimeKeys::Given).await?.ok_or(Refusal::UnknownDevice)?;
         for bundle in &taken {
             self.tell_owner(bundle).await;
         }
@@ -249,6 +252,7 @@ impl Keys {
             onetime_prekeys: taken.onetime_left,
             kem_prekeys: taken.kem_left,
             last_resort_used: taken.last_resort_given,
+            limit_tripped: false,
         };
         self.switchboard.notify(taken.device_no, Event::KeysLow(low)).await;
     }
@@ -371,6 +375,8 @@ fn checked_registration(rules: &Rules, request: RegistrationRequest) -> Result<R
         kem_prekeys: check::kem_list(&identity, "kem_prekeys", kem, last_resort)?,
         last_resort_kem_prekey: check_last_resort(&identity, last_resort)?,
         link_token_hash: request.link_token_hash,
+        may_claim: true,
+        revival: None,
         device_id: request.device_id,
         device_name: request.device_name,
         session: request.session,

@@ -1,7 +1,6 @@
 //! Pairwise messages: send, history, delivered, read, delete.
 
 mod body;
-mod conversation;
 pub mod routes;
 mod send;
 pub mod structure;
@@ -11,13 +10,12 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 
 pub use body::{SendBody, SendFrame, SentAnswer};
-pub use conversation::ConversationKey;
 pub use send::SendRequest;
 
 use crate::{
     domain::{
-        Caller, Clock, Conversation, ConversationId, DeviceNo, Item, Message, MessageId, Mismatch, Position,
-        Receipt, Sequence, Status, Timestamp, UserId, address,
+        Caller, Clock, Conversation, ConversationId, ConversationKey, DeviceNo, Item, Message, MessageId,
+        Mismatch, Position, Receipt, Sequence, Status, Timestamp, UserId, address,
     },
     hot::{Event, ReceiptEvent, Switchboard},
     store::{Accepted, Deleted, HistoryQuery, Mark, Marked, Store, StoreError},

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{ConversationKey, Refusal, SendRules, structure};
+use super::{Refusal, SendRules, structure};
 use crate::domain::{
-    Addressed, Bodies, Caller, Conversation, ConversationId, DeviceName, Envelope, MessageId, MessageType,
-    Send, Timestamp, UserId,
+    Addressed, Bodies, Caller, Conversation, ConversationId, ConversationKey, DeviceName, Envelope,
+    MessageId, MessageType, Send, Timestamp, UserId,
 };
 
 /// The longest a body may be asked to wait.

@@ -11,7 +11,7 @@ use crate::{
     hot::{KeysLow, ReceiptEvent},
     http::{Problem, read_json},
     messages::{SendFrame, SentAnswer},
-    wire::{Id, MessageStatus, MessageView, Time},
+    wire::{Id, ListedDeviceView, MessageStatus, MessageView, Time},
 };
 
 /// How frames are written on a socket.
@@ -76,6 +76,11 @@ pub(super) enum ServerFrame {
         message_id: Id,
         deletes: Id,
     },
+    DevicesChanged {
+        message_id: Id,
+        /// The active devices after the change, oldest first.
+        devices: Vec<ListedDeviceView>,
+    },
     QueueDrained,
     Receipt {
         message_id: Id,
@@ -88,6 +93,7 @@ pub(super) enum ServerFrame {
         onetime_prekeys: u32,
         kem_prekeys: u32,
         last_resort_used: bool,
+        limit_tripped: bool,
     },
     Sent {
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
@@ -124,6 +130,10 @@ impl ServerFrame {
             Item::Deleted { message_id, deletes, .. } => {
                 Self::Deleted { message_id: Id(message_id.uuid()), deletes: Id(deletes.uuid()) }
             }
+            Item::DevicesChanged { message_id, devices, .. } => Self::DevicesChanged {
+                message_id: Id(message_id.uuid()),
+                devices: devices.iter().map(ListedDeviceView::from).collect(),
+            },
         }
     }
 
@@ -144,6 +154,7 @@ impl ServerFrame {
             onetime_prekeys: low.onetime_prekeys,
             kem_prekeys: low.kem_prekeys,
             last_resort_used: low.last_resort_used,
+            limit_tripped: low.limit_tripped,
         }
     }
 

@@ -27,7 +27,7 @@ use crate::{
     domain::{Item, MessageId, Position},
     http::{Body, Problem, Query, RequestBody},
     messages::Messages,
-    wire::{Id, MessageView},
+    wire::{Id, ListedDeviceView, MessageView},
 };
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -45,6 +45,12 @@ struct QueueQuery {
 enum Notice {
     /// Its sender deleted it for everyone.
     Deleted { message_id: Id, deletes: Id },
+    /// The list of the user's own devices changed.
+    DevicesChanged {
+        message_id: Id,
+        /// The active devices after the change, oldest first.
+        devices: Vec<ListedDeviceView>,
+    },
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -114,6 +120,10 @@ async fn read_queue(
             Item::Message(message) => messages.push(MessageView::from(message)),
             Item::Deleted { message_id, deletes, .. } => notices
                 .push(Notice::Deleted { message_id: Id(message_id.uuid()), deletes: Id(deletes.uuid()) }),
+            Item::DevicesChanged { message_id, devices, .. } => notices.push(Notice::DevicesChanged {
+                message_id: Id(message_id.uuid()),
+                devices: devices.iter().map(ListedDeviceView::from).collect(),
+            }),
         }
     }
     Ok(web::Json(QueueAnswer { messages, notices, count: items.len(), more, next_after: last.0 }))

@@ -160,6 +160,7 @@ impl Session {
                 onetime_prekeys: stats.unused_prekeys,
                 kem_prekeys: stats.kem_prekeys,
                 last_resort_used: stats.last_resort_used,
+                limit_tripped: false,
             }));
         }
         Ok(true)
@@ -265,6 +266,7 @@ impl Session {
     fn hear(&mut self, signal: Signal) -> Option<Goodbye> {
         match signal {
             Signal::End(End::Replaced) => return Some(Goodbye::Replaced),
+            Signal::End(End::LoggedOut) => return Some(Goodbye::TokenExpired),
             Signal::End(End::Deactivated) | Signal::Event(Event::Deactivated) => {
                 return Some(Goodbye::Deactivated);
             }
@@ -278,8 +280,8 @@ impl Session {
             Signal::Event(Event::Fleeting(item)) => self.write_live(&ServerFrame::item(&item)),
             Signal::Event(Event::Receipt(receipt)) => self.write_live(&ServerFrame::receipt(receipt)),
             Signal::Event(Event::KeysLow(low)) => self.write_live(&ServerFrame::keys_low(low)),
-            // The line has settled already which session yields.
-            Signal::Event(Event::Replaced(_)) => {}
+            // The line has settled already whom these concern.
+            Signal::Event(Event::Replaced(_) | Event::LoggedOut(_)) => {}
         }
         None
     }

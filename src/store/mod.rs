@@ -5,10 +5,12 @@
 //! means that the store could not be asked, or that it is not known whether the act took place. Every act may be
 //! repeated after an error.
 //!
-//! Acts that touch several rows lock them in one order: users, then mailboxes by `device_no`, then messages, then items.
+//! Acts that touch several rows lock them in one order: users, then mailboxes by `device_no`, then messages, then items;
+//! sessions come last.
 
 mod committed;
 mod decide;
+mod device_list;
 mod lane;
 pub mod postgres;
 pub mod sqlite;
@@ -22,9 +24,9 @@ pub use committed::{Committed, committed};
 
 pub use crate::domain::Mismatch;
 use crate::domain::{
-    Bundle, Caller, ConversationId, Device, DeviceId, DeviceNo, IdentityKey, Item, KeyId, KeyKind, KeyStats,
-    LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt, RegistrationId, Send,
-    Sequence, SessionId, SignedPreKey, Timestamp, UserId,
+    AuditEntry, Bundle, Caller, ConversationId, Device, DeviceId, DeviceNo, DeviceNumber, IdentityKey, Item,
+    KeyId, KeyKind, KeyStats, LastingKeys, LinkedBy, Message, MessageId, OneTimePreKey, Position, Receipt,
+    RegistrationId, SecurityEvent, Send, Sequence, SessionId, SignedPreKey, Timestamp, UserId,
 };
 
 /// The store could not do what was asked.
@@ -74,10 +76,33 @@ pub struct Registration {
     pub kem_prekeys: Vec<SignedPreKey>,
     /// Its last-resort KEM pre-key.
     pub last_resort_kem_prekey: Option<SignedPreKey>,
-    /// BLAKE3 of the link token, for every device of a user but the first.
+    /// Whether it may claim a user id that nobody has.
+    pub may_claim: bool,
+    /// BLAKE3 of the link token, for a device of a user that has some.
     pub link_token_hash: Option<[u8; 32]>,
+    /// What brings a user back that has no device left.
+    pub revival: Option<Revival>,
     /// The session that registration opens.
     pub session: NewSession,
+}
+
+/// Why a user without devices may come back.
+#[derive(Debug, Clone)]
+pub enum Revival {
+    /// This identity key, one of [`Store::recovery_keys`], signed for the new one.
+    Recovered(IdentityKey),
+    /// The host application said so, by an admission token that works once.
+    Admitted(SingleUse),
+}
+
+/// Something that works once: a challenge, a ticket, an admission token.
+#[derive(Debug, Clone, Copy)]
+pub struct SingleUse {
+    /// BLAKE3 of it.
+    pub hash: [u8; 32],
+    /// The moment from which it is refused for its age, and so need not be remembered. It is remembered for 5 minutes
+    /// more, for clocks that disagree.
+    pub expires_at: Timestamp,
 }
 
 /// A session to be opened.
@@ -91,15 +116,127 @@ pub struct NewSession {
     pub expires_at: Timestamp,
 }
 
+/// Sessions that a device may have. A further one takes the place of the one that was refreshed longest ago.
+pub const SESSIONS_PER_DEVICE: u32 = 10;
+
+/// How long the refresh token before the current one is honoured, while the current one is unused.
+pub const REFRESH_GRACE: Duration = Duration::from_mins(1);
+
+/// How long security events are kept.
+pub const AUDIT_LIFE: Duration = Duration::from_hours(90 * 24);
+
+/// A device for which a token may be issued, and since when its user id is claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The device.
+    pub caller: Caller,
+    /// When its user id was claimed.
+    pub user_since: Timestamp,
+}
+
+/// A device that proved itself and wants a session.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The incarnation.
+    pub device_no: DeviceNo,
+    /// The challenge that it answered.
+    pub challenge: SingleUse,
+    /// The session.
+    pub session: NewSession,
+}
+
+/// What became of a login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoggedIn {
+    /// The session is open.
+    LoggedIn(Principal),
+    /// The challenge was answered before.
+    ChallengeUsed,
+    /// The device was deactivated.
+    Gone,
+}
+
+/// A refresh token that came, and what is to take its place.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    /// The session it names.
+    pub session_id: SessionId,
+    /// BLAKE3 of the token that came.
+    pub presented: [u8; 32],
+    /// BLAKE3 of its successor.
+    pub next: [u8; 32],
+    /// When the successor ends.
+    pub expires_at: Timestamp,
+}
+
+/// What became of a refresh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rotated {
+    /// The successor is current, since `at` and until `expires_at`. A repeat within [`REFRESH_GRACE`], while the successor
+    /// is unused, gets the same.
+    Rotated {
+        /// Whose session it is.
+        principal: Principal,
+        /// When the first answer was given.
+        at: Timestamp,
+        /// When the successor ends.
+        expires_at: Timestamp,
+    },
+    /// A token of this session that was used before came again: the session is ended. Whose it was.
+    Reused(DeviceNo),
+    /// There is no such session, or it has ended.
+    Unknown,
+}
+
+/// A session as its user sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Its id.
+    pub session_id: SessionId,
+    /// The device.
+    pub device_id: DeviceId,
+    /// Its number in Signal addresses.
+    pub device_number: DeviceNumber,
+    /// When the device logged in.
+    pub created_at: Timestamp,
+    /// The day it was opened or refreshed last.
+    pub last_used: Timestamp,
+    /// When its refresh token ends.
+    pub expires_at: Timestamp,
+}
+
+/// Something whose access tokens are worth nothing any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Revocation {
+    /// Every token of this incarnation.
+    Device(DeviceNo),
+    /// Every token of this session of a device.
+    Session(DeviceNo, SessionId),
+}
+
+/// Whether a bundle comes with one-time keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OneTimeKeys {
+    /// With one-time keys, while there are some.
+    Given,
+    /// Without: the KEM pre-key is the last-resort one, if there is one.
+    Withheld,
+}
+
 /// What became of a registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Registered {
     /// The device is there, and so are its keys, its mailbox and its session.
-    Registered(Caller),
+    Registered(Principal),
     /// The device id is active already.
     DeviceExists,
-    /// The user id is claimed, and no valid link token for this device and key came with the request.
+    /// Nobody has the user id, and this registration may not claim it.
+    AdmissionRequired,
+    /// The user id is claimed, and no valid link token for this device and key came with the request; or no device is
+    /// left, and nothing that brings the user back.
     LinkRequired,
+    /// The admission token that was to bring the user back was used before.
+    AdmissionUsed,
     /// The user has as many active devices as a user may have.
     TooManyDevices,
     /// A key was uploaded by this user before, perhaps by an earlier incarnation.
@@ -277,7 +414,7 @@ pub enum Deleted {
 pub struct Expired {
     /// Messages whose bodies were erased.
     pub bodies: u32,
-    /// Messages, link tokens, sessions and revocations that were forgotten.
+    /// Messages, link tokens, sessions, revocations, used tokens and security events that were forgotten.
     pub forgotten: u32,
     /// Whether there may be more to do.
     pub more: bool,
@@ -287,16 +424,26 @@ pub struct Expired {
 #[async_trait]
 pub trait Store: std::marker::Send + Sync {
     /// Registers a device as a new incarnation: device, keys, mailbox and session, or nothing. The first registration
-    /// claims the user id; every further one needs a link token for exactly this device id and identity key, which is
-    /// used up. Of two that race for a user or device id one wins. The device number is the lowest that this user
-    /// never had, else the lowest that is free.
+    /// claims the user id, if it may; a further one needs a link token for exactly this device id and identity key, which
+    /// is used up; a user with no active device left comes back by a revival alone, whose token is used up. Of two that
+    /// race for a user or device id one wins. The device number is the lowest that this user never had, else the lowest
+    /// that is free.
+    ///
+    /// The user's other devices find a `devices_changed` notice, in place of an older one and even in a full mailbox; the
+    /// event `DeviceAdded` (by the linking device, if one did) is entered.
     async fn register_device(
         &self,
         registration: Registration,
         now: Timestamp,
     ) -> Result<Registered, StoreError>;
 
-    /// Keeps a link token, in place of the user's outstanding one. False when the vouching device is not active.
+    /// The identity keys with which the user may come back: those of its former devices, newest first and at most 16,
+    /// without those of devices that another device ended, because such a key may be in a thief's hands. None for a user
+    /// that nobody claimed, or that has an active device.
+    async fn recovery_keys(&self, user: UserId) -> Result<Vec<IdentityKey>, StoreError>;
+
+    /// Keeps a link token, in place of the user's outstanding one, and enters `LinkIssued`. False when the vouching device
+    /// is not active.
     async fn offer_link(&self, offer: LinkOffer, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Takes a bundle of one device, of the user's oldest active device when none is named. One-time keys in it are
@@ -305,6 +452,7 @@ pub trait Store: std::marker::Send + Sync {
         &self,
         user: UserId,
         device: Option<&DeviceId>,
+        onetime: OneTimeKeys,
     ) -> Result<Option<TakenBundle>, StoreError>;
 
     /// Takes a bundle of every active device of a user but `except`, oldest first, in one act. None when the user has
@@ -313,9 +461,13 @@ pub trait Store: std::marker::Send + Sync {
         &self,
         user: UserId,
         except: Option<DeviceNo>,
+        onetime: OneTimeKeys,
     ) -> Result<Option<Vec<TakenBundle>>, StoreError>;
 
-    /// Adds and replaces keys of a device: all, or nothing.
+    /// Whether `from` wrote one of the latest 200 messages of this conversation that are still known.
+    async fn has_written(&self, conversation: ConversationId, from: UserId) -> Result<bool, StoreError>;
+
+    /// Adds and replaces keys of a device: all, or nothing. A new signed pre-key enters `KeyRotated`.
     async fn publish_keys(
         &self,
         device: DeviceNo,
@@ -325,7 +477,8 @@ pub trait Store: std::marker::Send + Sync {
 
     /// Ends a device of the caller's user in one act: its keys, mailbox, sessions and link tokens are gone, a revocation
     /// is left, and messages it had not acked count as lost on it. Allowed for the device itself, for an older one,
-    /// and for one registered more than 24 hours before `now`.
+    /// and for one registered more than 24 hours before `now`. The devices that are left find a `devices_changed` notice,
+    /// as after a registration; `DeviceDeactivated` is entered.
     async fn deactivate(
         &self,
         by: &Caller,
@@ -345,8 +498,42 @@ pub trait Store: std::marker::Send + Sync {
     /// The lasting keys of an active device; none when it was deactivated.
     async fn lasting_keys(&self, device: DeviceNo) -> Result<Option<LastingKeys>, StoreError>;
 
-    /// The devices revoked at or after `since`, on any node.
-    async fn revocations(&self, since: Timestamp) -> Result<Vec<DeviceNo>, StoreError>;
+    /// What was revoked at or after `since`, on any node.
+    async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError>;
+
+    /// Opens a session for a device that answered a challenge, which is used up; enters `LoggedIn`. When the device has
+    /// [`SESSIONS_PER_DEVICE`] already, the one refreshed longest ago is ended and revoked.
+    async fn open_session(&self, login: Login, now: Timestamp) -> Result<LoggedIn, StoreError>;
+
+    /// Replaces a session's refresh token, when the one that came is the current one and has not ended. The one before is
+    /// answered as it was for [`REFRESH_GRACE`], while its successor is unused; anything else that came, having once been
+    /// this session's, ends and revokes the session and enters `TokenReused`.
+    async fn rotate_session(&self, rotation: Rotation, now: Timestamp) -> Result<Rotated, StoreError>;
+
+    /// Ends and revokes a session of this device and enters `LoggedOut`. False when there is no such session any more.
+    async fn end_session(
+        &self,
+        device: DeviceNo,
+        session: SessionId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// The sessions of a user's devices that have not ended, oldest first.
+    async fn sessions(&self, user: UserId, now: Timestamp) -> Result<Vec<Session>, StoreError>;
+
+    /// Uses something up that works once. False when it was used before. Of two that race one wins.
+    async fn use_once(&self, token: SingleUse) -> Result<bool, StoreError>;
+
+    /// Enters a security event that no other act enters.
+    async fn note_event(&self, user: UserId, event: SecurityEvent, now: Timestamp) -> Result<(), StoreError>;
+
+    /// A user's security events before an entry, or the newest, newest first.
+    async fn audit(
+        &self,
+        user: UserId,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError>;
 
     /// Accepts a send: durable for every addressed device when `Stored` is returned, unchanged store otherwise. The
     /// send takes its place in the order of this node when this method is called, before the future is polled; dropping

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 
 use self::cache::OfflineCache;
 use super::{Doorbell, Event, Hot, HotError, QUEUE_LENGTH};
-use crate::domain::{Delivery, DeviceNo, Item, Position};
+use crate::domain::{BudgetKey, Delivery, DeviceNo, Drawn, Item, Position, Quota, Timestamp};
 
 /// How many bytes of bodies the hub keeps for devices that nobody listens for.
 const CACHE_WEIGHT: usize = 16 * 1024 * 1024;
@@ -169,6 +169,10 @@ impl Hot for LocalHot {
     async fn forget_device(&self, device: DeviceNo) -> Result<(), HotError> {
         self.hub.state().cache.forget_device(device);
         Ok(())
+    }
+
+    async fn draw(&self, _budget: BudgetKey, _quota: Quota, _now: Timestamp) -> Result<Drawn, HotError> {
+        Err(HotError("not built".into()))
     }
 
     async fn check(&self) -> Result<(), HotError> {

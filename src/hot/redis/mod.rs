@@ -29,7 +29,7 @@ use self::{
     subscriber::{Subscriber, Wishes},
 };
 use super::{Doorbell, Event, Hot, HotError, QUEUE_LENGTH};
-use crate::domain::{Delivery, DeviceNo, Item, Position};
+use crate::domain::{BudgetKey, Delivery, DeviceNo, Drawn, Item, Position, Quota, Timestamp};
 
 /// How long an offline queue outlives its last item.
 const QUEUE_LIFE: Duration = Duration::from_hours(30 * 24);
@@ -194,6 +194,10 @@ impl Hot for RedisHot {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("DEL").arg(self.names.queue(device));
         Ok(self.act(&mut pipeline).await?)
+    }
+
+    async fn draw(&self, _budget: BudgetKey, _quota: Quota, _now: Timestamp) -> Result<Drawn, HotError> {
+        Err(HotError("not built".into()))
     }
 
     async fn check(&self) -> Result<(), HotError> {

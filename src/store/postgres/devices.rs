@@ -71,13 +71,16 @@ pub(super) async fn note_seen(pool: &PgPool, device: DeviceNo, now: Timestamp) -
     Ok(())
 }
 
-pub(super) async fn revocations(pool: &PgPool, since: Timestamp) -> Result<Vec<DeviceNo>, Error> {
+pub(super) async fn revocations(
+    pool: &PgPool,
+    since: Timestamp,
+) -> Result<Vec<crate::store::Revocation>, Error> {
     let devices: Vec<i64> =
         sqlx::query_scalar("SELECT device_no FROM revocations WHERE revoked_at >= $1 ORDER BY revocation_id")
             .bind(at(since))
             .fetch_all(pool)
             .await?;
-    Ok(devices.into_iter().map(DeviceNo).collect())
+    Ok(devices.into_iter().map(|device| crate::store::Revocation::Device(DeviceNo(device))).collect())
 }
 
 pub(super) async fn deactivate(

@@ -61,7 +61,16 @@ impl Database {
     pub(super) async fn node(&self, limits: Limits) -> (PostgresStore, mpsc::Receiver<Batch>) {
         let (committed, deliveries) = crate::store::committed(10_000, usize::MAX);
         let clock = Arc::new(ManualClock::at(NOW));
-        let store = PostgresStore::connect(&self.url(), 20, limits, committed, clock).await.unwrap();
+        let store = PostgresStore::connect(
+            &self.url(),
+            20,
+            limits,
+            committed,
+            clock,
+            crate::domain::Pseudonyms::new([7; 32]),
+        )
+        .await
+        .unwrap();
         (store, deliveries)
     }
 
@@ -104,6 +113,8 @@ pub(super) fn registration(user_id: UserId, device: &str) -> Registration {
         kem_prekeys: vec![signed(1)],
         last_resort_kem_prekey: Some(signed(1000)),
         link_token_hash: None,
+        may_claim: true,
+        revival: None,
         session: NewSession {
             session_id: SessionId::new(Uuid::new_v4()),
             refresh_hash: *blake3::hash(&random_key()).as_bytes(),
@@ -114,7 +125,7 @@ pub(super) fn registration(user_id: UserId, device: &str) -> Registration {
 
 pub(super) async fn register(store: &PostgresStore, registration: Registration) -> Caller {
     match store.register_device(registration, NOW).await.unwrap() {
-        Registered::Registered(caller) => caller,
+        Registered::Registered(principal) => principal.caller,
         refused => panic!("{refused:?}"),
     }
 }
@@ -137,7 +148,7 @@ pub(super) async fn linked(store: &PostgresStore, by: &Caller, device: &str, at:
     };
     assert!(store.offer_link(offer, at).await.unwrap());
     match store.register_device(newcomer, at).await.unwrap() {
-        Registered::Registered(caller) => caller,
+        Registered::Registered(principal) => principal.caller,
         refused => panic!("{refused:?}"),
     }
 }

@@ -43,12 +43,13 @@ use self::{
 };
 use super::{
     Accepted, Committed, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, Limits, LinkOffer,
-    Mark, Marked, Published, Registered, Registration, Store, StoreError, TakenBundle,
+    LoggedIn, Login, Mark, Marked, OneTimeKeys, Published, Registered, Registration, Revocation, Rotated,
+    Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
     lane::{Bounds, Lane},
 };
 use crate::domain::{
-    Caller, Clock, Device, DeviceId, DeviceNo, Item, KeyStats, LastingKeys, Message, MessageId, Position,
-    Send, Timestamp, UserId,
+    AuditEntry, Caller, Clock, ConversationId, Device, DeviceId, DeviceNo, IdentityKey, Item, KeyStats,
+    LastingKeys, Message, MessageId, Position, Pseudonyms, SecurityEvent, Send, SessionId, Timestamp, UserId,
 };
 use connect::LaneConnection;
 
@@ -59,6 +60,7 @@ const BOUNDS: Bounds = Bounds { items: 4_096, bytes: 64 << 20, batch: 256 };
 
 /// The store on Postgres. Several may work on one database, in one process or many.
 pub struct PostgresStore {
+    pseudonyms: Pseudonyms,
     pool: PgPool,
     lanes: [Arc<LaneConnection>; 2],
     limits: Limits,
@@ -69,13 +71,14 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Connects, brings the schema up to date and starts the lanes on the current runtime. `clock` says when a send is
-    /// accepted; what was committed goes to `committed`. At least three connections are used.
+    /// accepted; what was committed goes to `committed`; security events are entered under `pseudonyms`. At least three connections are used.
     pub async fn connect(
         url: &SecretString,
         max_connections: u32,
         limits: Limits,
         committed: Committed,
         clock: Arc<dyn Clock>,
+        pseudonyms: Pseudonyms,
     ) -> Result<Self, StoreError> {
         connect::migrate(url).await?;
         let pool = connect::pool(url, max_connections.saturating_sub(LANES).max(1)).await?;
@@ -84,7 +87,7 @@ impl PostgresStore {
         let accept = Accept { connection, limits, committed: committed.clone(), clock };
         let sends = Lane::start(BOUNDS, accept);
         let acks = Lane::start(BOUNDS, Ack { connection: for_acks });
-        Ok(Self { pool, lanes, limits, committed, sends, acks })
+        Ok(Self { pseudonyms, pool, lanes, limits, committed, sends, acks })
     }
 
     /// Brings the schema up to date and does nothing else.
@@ -122,6 +125,7 @@ impl Store for PostgresStore {
         &self,
         user: UserId,
         device: Option<&DeviceId>,
+        _onetime: OneTimeKeys,
     ) -> Result<Option<TakenBundle>, StoreError> {
         attempt(Repeat::WhenUndone, || bundles::take_one(&self.pool, user, device)).await
     }
@@ -130,6 +134,7 @@ impl Store for PostgresStore {
         &self,
         user: UserId,
         except: Option<DeviceNo>,
+        _onetime: OneTimeKeys,
     ) -> Result<Option<Vec<TakenBundle>>, StoreError> {
         attempt(Repeat::WhenUndone, || bundles::take_all(&self.pool, user, except)).await
     }
@@ -168,8 +173,59 @@ impl Store for PostgresStore {
         attempt(Repeat::Always, || publish::lasting(&self.pool, device)).await
     }
 
-    async fn revocations(&self, since: Timestamp) -> Result<Vec<DeviceNo>, StoreError> {
+    async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
         attempt(Repeat::Always, || devices::revocations(&self.pool, since)).await
+    }
+
+    async fn recovery_keys(&self, _user: UserId) -> Result<Vec<IdentityKey>, StoreError> {
+        Err(not_built())
+    }
+
+    async fn has_written(&self, _conversation: ConversationId, _from: UserId) -> Result<bool, StoreError> {
+        Err(not_built())
+    }
+
+    async fn open_session(&self, _login: Login, _now: Timestamp) -> Result<LoggedIn, StoreError> {
+        Err(not_built())
+    }
+
+    async fn rotate_session(&self, _rotation: Rotation, _now: Timestamp) -> Result<Rotated, StoreError> {
+        Err(not_built())
+    }
+
+    async fn end_session(
+        &self,
+        _device: DeviceNo,
+        _session: SessionId,
+        _now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        Err(not_built())
+    }
+
+    async fn sessions(&self, _user: UserId, _now: Timestamp) -> Result<Vec<Session>, StoreError> {
+        Err(not_built())
+    }
+
+    async fn use_once(&self, _token: SingleUse) -> Result<bool, StoreError> {
+        Err(not_built())
+    }
+
+    async fn note_event(
+        &self,
+        _user: UserId,
+        _event: SecurityEvent,
+        _now: Timestamp,
+    ) -> Result<(), StoreError> {
+        Err(not_built())
+    }
+
+    async fn audit(
+        &self,
+        _user: UserId,
+        _before: Option<i64>,
+        _limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        Err(not_built())
     }
 
     fn accept_envelopes(&self, send: Send) -> BoxFuture<'static, Result<Accepted, StoreError>> {
@@ -265,4 +321,8 @@ impl Store for PostgresStore {
         }
         self.pool.close().await;
     }
+}
+
+fn not_built() -> StoreError {
+    StoreError::Unavailable("not built".into())
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{Caller, Position},
-    store::{Accepted, Deactivated, Store, StoreError},
+    store::{Accepted, Deactivated, OneTimeKeys, Store, StoreError},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +58,10 @@ async fn two_nodes_never_give_one_key_twice_and_lose_none() {
         .map(|taker| {
             let store = Arc::clone(if taker % 2 == 0 { &one } else { &other });
             tokio::spawn(async move {
-                (store.take_bundle(owner.user_id, None).await, store.take_bundle(owner.user_id, None).await)
+                (
+                    store.take_bundle(owner.user_id, None, OneTimeKeys::Given).await,
+                    store.take_bundle(owner.user_id, None, OneTimeKeys::Given).await,
+                )
             })
         })
         .collect();

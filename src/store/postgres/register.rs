@@ -65,11 +65,14 @@ async fn run(
     ledger::enter(tx, new.user_id, device, &entries).await?;
     open_mailbox(tx, new.user_id, device).await?;
     open_session(tx, new, device, now).await?;
-    Ok(Registered::Registered(Caller {
-        user_id: new.user_id,
-        device_id: new.device_id.clone(),
-        device_number: number,
-        device_no: device,
+    Ok(Registered::Registered(crate::store::Principal {
+        user_since: now,
+        caller: Caller {
+            user_id: new.user_id,
+            device_id: new.device_id.clone(),
+            device_number: number,
+            device_no: device,
+        },
     }))
 }
 

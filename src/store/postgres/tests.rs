@@ -14,8 +14,8 @@ use crate::{
         UserId,
     },
     store::{
-        Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Limits, Mark, Published,
-        Registered, Store,
+        Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Limits, Mark, OneTimeKeys,
+        Published, Registered, Revocation, Store,
     },
 };
 
@@ -170,10 +170,12 @@ async fn a_device_is_linked_and_ended() {
     let ended = store.deactivate(&tablet, &phone.device_id, in_time).await.unwrap();
     assert_eq!(ended, Deactivated::Gone(phone.device_no));
     assert_eq!(store.deactivate(&tablet, &phone.device_id, in_time).await.unwrap(), Deactivated::Unknown);
-    assert_eq!(store.revocations(in_time).await.unwrap(), [phone.device_no]);
+    assert_eq!(store.revocations(in_time).await.unwrap(), [Revocation::Device(phone.device_no)]);
     assert!(store.lasting_keys(phone.device_no).await.unwrap().is_none());
     assert!(store.key_stats(phone.device_no).await.unwrap().is_none());
-    assert!(store.take_bundle(phone.user_id, Some(&phone.device_id)).await.unwrap().is_none());
+    assert!(
+        store.take_bundle(phone.user_id, Some(&phone.device_id), OneTimeKeys::Given).await.unwrap().is_none()
+    );
     let left = store.mailbox_left(phone.device_no, Position::START, 10, NOW).await.unwrap();
     assert_eq!((left.positions(), left.head), (vec![], Position::START));
     let upload = KeyUpload { signed_prekey: Some(signed(9)), ..KeyUpload::default() };
@@ -188,17 +190,24 @@ async fn keys_are_published_taken_and_never_come_back() {
     let store = database.one_node().await;
     let first = registration(user(), "phone");
     let phone = register(&store, first.clone()).await;
-    let taken = store.take_bundle(phone.user_id, None).await.unwrap().unwrap();
+    let taken = store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert_eq!(taken.bundle.onetime_prekey, Some(first.onetime_prekeys[0].clone()));
     assert_eq!(taken.bundle.kem_prekey, Some(first.kem_prekeys[0].clone()));
     assert_eq!((taken.onetime_left, taken.kem_left, taken.last_resort_given), (2, 0, false));
-    let all = store.take_bundles(phone.user_id, None).await.unwrap().unwrap();
+    let all = store.take_bundles(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert_eq!(all[0].bundle.kem_prekey, first.last_resort_kem_prekey);
     assert!(
         all[0].last_resort_given && store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used
     );
-    assert!(store.take_bundles(phone.user_id, Some(phone.device_no)).await.unwrap().unwrap().is_empty());
-    assert!(store.take_bundles(user(), None).await.unwrap().is_none());
+    assert!(
+        store
+            .take_bundles(phone.user_id, Some(phone.device_no), OneTimeKeys::Given)
+            .await
+            .unwrap()
+            .unwrap()
+            .is_empty()
+    );
+    assert!(store.take_bundles(user(), None, OneTimeKeys::Given).await.unwrap().is_none());
 
     let upload = KeyUpload {
         signed_prekey: Some(signed(2)),

@@ -136,10 +136,10 @@ pub(super) async fn note_seen(
 pub(super) async fn revocations(
     conn: &mut SqliteConnection,
     since: Timestamp,
-) -> Result<Vec<DeviceNo>, sqlx::Error> {
+) -> Result<Vec<crate::store::Revocation>, sqlx::Error> {
     sqlx::query("SELECT device_no FROM revocations WHERE revoked_at >= ? ORDER BY revoked_at, revocation_id")
         .bind(since.millis())
-        .try_map(|row: SqliteRow| rows::device_no(&row, "device_no"))
+        .try_map(|row: SqliteRow| rows::device_no(&row, "device_no").map(crate::store::Revocation::Device))
         .fetch_all(conn)
         .await
 }

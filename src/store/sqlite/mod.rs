@@ -28,12 +28,14 @@ use self::{
 };
 use super::{
     Accepted, Committed, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, Limits, LinkOffer,
-    Mark, Marked, Published, Registered, Registration, Store, StoreError, TakenBundle,
+    LoggedIn, Login, Mark, Marked, OneTimeKeys, Published, Registered, Registration, Revocation, Rotated,
+    Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
     lane::{Bounds, Lane},
 };
 use crate::domain::{
-    Bodies, Caller, Clock, Delivery, Device, DeviceId, DeviceNo, Item, KeyStats, LastingKeys, Message,
-    MessageId, Position, Send, Timestamp, UserId,
+    AuditEntry, Bodies, Caller, Clock, ConversationId, Delivery, Device, DeviceId, DeviceNo, IdentityKey,
+    Item, KeyStats, LastingKeys, Message, MessageId, Position, Pseudonyms, SecurityEvent, Send, SessionId,
+    Timestamp, UserId,
 };
 
 const BEGIN: &str = "BEGIN IMMEDIATE";
@@ -49,6 +51,7 @@ type Act<'c, T> = BoxFuture<'c, Result<(T, Vec<Delivery>), sqlx::Error>>;
 
 /// The durable store in a data folder.
 pub struct SqliteStore {
+    pseudonyms: Pseudonyms,
     folder: Folder,
     limits: Limits,
     committed: Committed,
@@ -58,7 +61,7 @@ pub struct SqliteStore {
 
 impl SqliteStore {
     /// Opens the store in `folder`, which is made if it is missing and belongs to this process from now on, and brings
-    /// its schema up to date. Sends are accepted at the time of `clock`. Must be called within a runtime.
+    /// its schema up to date. Sends are accepted at the time of `clock`; security events are entered under `pseudonyms`. Must be called within a runtime.
     ///
     /// # Errors
     /// When the folder or the database in it cannot be used, or another relay uses it.
@@ -67,11 +70,13 @@ impl SqliteStore {
         limits: Limits,
         committed: Committed,
         clock: Arc<dyn Clock>,
+        pseudonyms: Pseudonyms,
     ) -> Result<Self, StoreError> {
         let folder = Folder::open(folder).await?;
         let writer = folder.writer.clone();
         let acceptance = Acceptance { writer: writer.clone(), limits, committed: committed.clone(), clock };
         Ok(Self {
+            pseudonyms,
             folder,
             limits,
             committed,
@@ -169,6 +174,7 @@ impl Store for SqliteStore {
         &self,
         user: UserId,
         device: Option<&DeviceId>,
+        _onetime: OneTimeKeys,
     ) -> Result<Option<TakenBundle>, StoreError> {
         let device = device.cloned();
         self.write(move |tx| keys::take_bundle(tx, user, device).boxed()).await
@@ -178,6 +184,7 @@ impl Store for SqliteStore {
         &self,
         user: UserId,
         except: Option<DeviceNo>,
+        _onetime: OneTimeKeys,
     ) -> Result<Option<Vec<TakenBundle>>, StoreError> {
         self.write(move |tx| keys::take_bundles(tx, user, except).boxed()).await
     }
@@ -218,8 +225,59 @@ impl Store for SqliteStore {
         self.read(|conn| keys::lasting_keys(conn, device).boxed()).await
     }
 
-    async fn revocations(&self, since: Timestamp) -> Result<Vec<DeviceNo>, StoreError> {
+    async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
         self.read(|conn| devices::revocations(conn, since).boxed()).await
+    }
+
+    async fn recovery_keys(&self, _user: UserId) -> Result<Vec<IdentityKey>, StoreError> {
+        Err(not_built())
+    }
+
+    async fn has_written(&self, _conversation: ConversationId, _from: UserId) -> Result<bool, StoreError> {
+        Err(not_built())
+    }
+
+    async fn open_session(&self, _login: Login, _now: Timestamp) -> Result<LoggedIn, StoreError> {
+        Err(not_built())
+    }
+
+    async fn rotate_session(&self, _rotation: Rotation, _now: Timestamp) -> Result<Rotated, StoreError> {
+        Err(not_built())
+    }
+
+    async fn end_session(
+        &self,
+        _device: DeviceNo,
+        _session: SessionId,
+        _now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        Err(not_built())
+    }
+
+    async fn sessions(&self, _user: UserId, _now: Timestamp) -> Result<Vec<Session>, StoreError> {
+        Err(not_built())
+    }
+
+    async fn use_once(&self, _token: SingleUse) -> Result<bool, StoreError> {
+        Err(not_built())
+    }
+
+    async fn note_event(
+        &self,
+        _user: UserId,
+        _event: SecurityEvent,
+        _now: Timestamp,
+    ) -> Result<(), StoreError> {
+        Err(not_built())
+    }
+
+    async fn audit(
+        &self,
+        _user: UserId,
+        _before: Option<i64>,
+        _limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        Err(not_built())
     }
 
     fn accept_envelopes(&self, send: Send) -> BoxFuture<'static, Result<Accepted, StoreError>> {
@@ -324,4 +382,8 @@ impl Store for SqliteStore {
     async fn close(&self) {
         self.folder.close().await;
     }
+}
+
+fn not_built() -> StoreError {
+    StoreError::Unavailable("not built".into())
 }

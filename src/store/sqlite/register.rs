@@ -48,11 +48,9 @@ pub(super) async fn register_device(
     ledger::enter(tx, user, device_no, &keys.iter().collect::<Vec<_>>()).await?;
     open_mailbox(tx, user, device_no).await?;
     open_session(tx, &registration, device_no, now).await?;
-    Ok(Registered::Registered(Caller {
-        user_id: user,
-        device_id: registration.device_id,
-        device_number,
-        device_no,
+    Ok(Registered::Registered(crate::store::Principal {
+        user_since: now,
+        caller: Caller { user_id: user, device_id: registration.device_id, device_number, device_no },
     }))
 }
 

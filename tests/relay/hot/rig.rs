@@ -211,6 +211,7 @@ pub(crate) fn spell(event: &Event) -> String {
         Event::KeysLow(low) => format!("{low:?}"),
         Event::Replaced(session) => format!("replaced {session}"),
         Event::Deactivated => "deactivated".to_owned(),
+        Event::LoggedOut(login) => format!("logged out {}", login.uuid()),
     }
 }
 
@@ -227,6 +228,10 @@ pub(crate) fn spell_item(item: &Item) -> String {
         ),
         Item::Deleted { message_id, deletes, .. } => {
             format!("{} {} {item:?}", message_id.uuid(), deletes.uuid())
+        }
+        Item::DevicesChanged { message_id, devices, .. } => {
+            let ids: Vec<_> = devices.iter().map(|device| device.device_id.as_str()).collect();
+            format!("{} {ids:?} {item:?}", message_id.uuid())
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use restante::{
     domain::{KeyKind, Position, Status},
-    store::{Accepted, Deactivated, KeyUpload, Left, Published, Registered},
+    store::{Accepted, Deactivated, KeyUpload, Left, OneTimeKeys, Published, Registered, Revocation},
 };
 
 use crate::support::{
@@ -72,7 +72,9 @@ async fn deactivation_erases_keys_mailbox_and_standing(engine: Engine) {
     let store = &engine.store;
     assert!(store.key_stats(tablet.device_no).await.unwrap().is_none());
     assert!(store.lasting_keys(tablet.device_no).await.unwrap().is_none());
-    assert!(store.take_bundle(bob.user_id, Some(&tablet.device_id)).await.unwrap().is_none());
+    assert!(
+        store.take_bundle(bob.user_id, Some(&tablet.device_id), OneTimeKeys::Given).await.unwrap().is_none()
+    );
     let upload = KeyUpload { onetime_prekeys: vec![mothers::onetime(9)], ..KeyUpload::default() };
     let gone = store.publish_keys(tablet.device_no, upload, engine.now()).await.unwrap();
     assert_eq!(gone, Published::Gone);
@@ -138,7 +140,7 @@ async fn revocations_are_found_from_their_moment_on(engine: Engine) {
     engine.store.deactivate(&phone, &two.device_id, later).await.unwrap();
     let since = async |moment| engine.store.revocations(moment).await.unwrap();
     assert_eq!(since(NOON).await.len(), 2);
-    assert_eq!(since(later).await, [two.device_no]);
+    assert_eq!(since(later).await, [Revocation::Device(two.device_no)]);
     assert!(since(later.plus(Duration::from_millis(1))).await.is_empty());
 }
 

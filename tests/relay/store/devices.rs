@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use restante::{
     domain::{DeviceId, IdentityKey, KeyKind, Position, Timestamp, UserId},
-    store::{Deactivated, Registered},
+    store::{Deactivated, OneTimeKeys, Registered},
 };
 
 use crate::support::{
@@ -164,7 +164,12 @@ async fn who_vouched_is_served_with_a_linked_device(engine: Engine) {
     let devices = engine.store.devices(phone.user_id).await.unwrap();
     assert_eq!(devices[1].device_no, tablet.device_no);
     assert_eq!(devices[1].linked_by.as_ref(), Some(&linked.offer.linked_by));
-    let taken = engine.store.take_bundle(phone.user_id, Some(&tablet.device_id)).await.unwrap().unwrap();
+    let taken = engine
+        .store
+        .take_bundle(phone.user_id, Some(&tablet.device_id), OneTimeKeys::Given)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(taken.bundle.linked_by, Some(linked.offer.linked_by));
 }
 

@@ -121,7 +121,10 @@ async fn link_tokens_and_revocations_are_forgotten(engine: Engine) {
     let ever = Timestamp::from_millis(0);
     engine.advance(23 * 60 * MINUTE);
     engine.expire_all().await;
-    assert_eq!(engine.store.revocations(ever).await.unwrap(), [tablet.device_no]);
+    assert_eq!(
+        engine.store.revocations(ever).await.unwrap(),
+        [restante::store::Revocation::Device(tablet.device_no)]
+    );
     engine.advance(2 * 60 * MINUTE);
     engine.expire_all().await;
     assert!(engine.store.revocations(ever).await.unwrap().is_empty());

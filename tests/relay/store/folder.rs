@@ -14,7 +14,14 @@ use crate::support::{
 
 async fn open(folder: &std::path::Path) -> Result<SqliteStore, StoreError> {
     let (committed, _deliveries) = restante::store::committed(10_000, usize::MAX);
-    SqliteStore::open(folder, engine::roomy(), committed, Arc::new(ManualClock::at(NOON))).await
+    SqliteStore::open(
+        folder,
+        engine::roomy(),
+        committed,
+        Arc::new(ManualClock::at(NOON)),
+        engine::pseudonyms(),
+    )
+    .await
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use restante::{
     domain::{DeviceNo, KeyId, KeyKind},
-    store::{KeyUpload, Published},
+    store::{KeyUpload, OneTimeKeys, Published},
 };
 
 use crate::support::{
@@ -41,7 +41,7 @@ async fn a_bundle_is_of_the_oldest_device_unless_one_is_named(engine: Engine) {
     let registration = mothers::registration(mothers::user(), "phone");
     let phone = engine.register(registration.clone()).await;
     let tablet = engine.link(&phone, "tablet").await;
-    let taken = engine.store.take_bundle(phone.user_id, None).await.unwrap().unwrap();
+    let taken = engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert_eq!(taken.device_no, phone.device_no);
     assert_eq!(taken.bundle.user_id, phone.user_id);
     assert_eq!(taken.bundle.device_id, phone.device_id);
@@ -51,17 +51,24 @@ async fn a_bundle_is_of_the_oldest_device_unless_one_is_named(engine: Engine) {
     assert!(taken.bundle.signed_prekey == registration.signed_prekey);
     assert!(taken.bundle.onetime_prekey.as_ref() == Some(&registration.onetime_prekeys[0]));
     assert!(taken.bundle.kem_prekey.as_ref() == Some(&registration.kem_prekeys[0]));
-    let named = engine.store.take_bundle(phone.user_id, Some(&tablet.device_id)).await.unwrap().unwrap();
+    let named = engine
+        .store
+        .take_bundle(phone.user_id, Some(&tablet.device_id), OneTimeKeys::Given)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(named.device_no, tablet.device_no);
     let absent = mothers::device_id("absent");
-    assert!(engine.store.take_bundle(phone.user_id, Some(&absent)).await.unwrap().is_none());
-    assert!(engine.store.take_bundle(mothers::user(), None).await.unwrap().is_none());
+    assert!(
+        engine.store.take_bundle(phone.user_id, Some(&absent), OneTimeKeys::Given).await.unwrap().is_none()
+    );
+    assert!(engine.store.take_bundle(mothers::user(), None, OneTimeKeys::Given).await.unwrap().is_none());
 }
 
 async fn one_time_keys_are_given_once_and_lowest_id_first_until_there_are_none(engine: Engine) {
     let phone = engine.newcomer().await;
     for round in 1..=7_u32 {
-        let taken = engine.store.take_bundle(phone.user_id, None).await.unwrap().unwrap();
+        let taken = engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
         let onetime = taken.bundle.onetime_prekey.map(|key| key.id.get());
         assert_eq!(onetime, (round <= 5).then_some(round));
         let kem = taken.bundle.kem_prekey.unwrap().id.get();
@@ -77,7 +84,7 @@ async fn one_time_keys_are_given_once_and_lowest_id_first_until_there_are_none(e
 
 async fn a_device_without_kem_keys_gives_bundles_without(engine: Engine) {
     let phone = engine.register(mothers::bare_registration(mothers::user(), "phone")).await;
-    let taken = engine.store.take_bundle(phone.user_id, None).await.unwrap().unwrap();
+    let taken = engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert!(taken.bundle.kem_prekey.is_none() && taken.bundle.onetime_prekey.is_none());
     assert!(!taken.last_resort_given);
 }
@@ -87,7 +94,7 @@ async fn concurrent_takes_give_no_key_twice_and_lose_none(engine: Engine) {
     registration.onetime_prekeys = (1..=20).map(mothers::onetime).collect();
     registration.kem_prekeys = (1..=20).map(mothers::kem).collect();
     let phone = engine.register(registration).await;
-    let takers = (0..30).map(|_| engine.store.take_bundle(phone.user_id, None));
+    let takers = (0..30).map(|_| engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given));
     let taken: Vec<_> =
         join_all(takers).await.into_iter().map(|taken| taken.unwrap().unwrap().bundle).collect();
     let given: Vec<_> = taken.iter().filter_map(|bundle| bundle.onetime_prekey.as_ref()).collect();
@@ -100,17 +107,23 @@ async fn concurrent_takes_give_no_key_twice_and_lose_none(engine: Engine) {
 
 async fn bundles_of_all_devices_are_taken_in_one_act(engine: Engine) {
     let phone = engine.newcomer().await;
-    let only = engine.store.take_bundles(phone.user_id, Some(phone.device_no)).await.unwrap();
+    let only =
+        engine.store.take_bundles(phone.user_id, Some(phone.device_no), OneTimeKeys::Given).await.unwrap();
     assert!(only.unwrap().is_empty());
     let tablet = engine.link(&phone, "tablet").await;
-    let all = engine.store.take_bundles(phone.user_id, None).await.unwrap().unwrap();
+    let all = engine.store.take_bundles(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     let of: Vec<_> = all.iter().map(|taken| taken.device_no).collect();
     assert_eq!(of, [phone.device_no, tablet.device_no]);
-    let others = engine.store.take_bundles(phone.user_id, Some(phone.device_no)).await.unwrap().unwrap();
+    let others = engine
+        .store
+        .take_bundles(phone.user_id, Some(phone.device_no), OneTimeKeys::Given)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(others.len(), 1);
     assert_eq!(others[0].device_no, tablet.device_no);
     assert_eq!(others[0].bundle.onetime_prekey.as_ref().unwrap().id, id(2));
-    assert!(engine.store.take_bundles(mothers::user(), None).await.unwrap().is_none());
+    assert!(engine.store.take_bundles(mothers::user(), None, OneTimeKeys::Given).await.unwrap().is_none());
 }
 
 async fn new_keys_are_added_to_the_stock(engine: Engine) {
@@ -130,7 +143,7 @@ async fn new_keys_are_added_to_the_stock(engine: Engine) {
 async fn a_repeated_upload_is_known_even_when_its_keys_are_used(engine: Engine) {
     let registration = mothers::registration(mothers::user(), "phone");
     let phone = engine.register(registration.clone()).await;
-    engine.store.take_bundle(phone.user_id, None).await.unwrap();
+    engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap();
     let upload = KeyUpload {
         signed_prekey: Some(registration.signed_prekey),
         onetime_prekeys: registration.onetime_prekeys,
@@ -140,13 +153,13 @@ async fn a_repeated_upload_is_known_even_when_its_keys_are_used(engine: Engine) 
     let published = publish(&engine, phone.device_no, upload).await;
     let expected = Published::Published { accepted: 0, already_known: 10, onetime_count: 4, kem_count: 2 };
     assert_eq!(published, expected);
-    let taken = engine.store.take_bundle(phone.user_id, None).await.unwrap().unwrap();
+    let taken = engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert_eq!(taken.bundle.onetime_prekey.unwrap().id, id(2), "a used key is not given again");
 }
 
 async fn an_id_that_belongs_to_another_key_is_refused_with_the_whole_upload(engine: Engine) {
     let phone = engine.newcomer().await;
-    engine.store.take_bundle(phone.user_id, None).await.unwrap();
+    engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap();
     let upload = KeyUpload {
         signed_prekey: Some(mothers::signed(2)),
         onetime_prekeys: vec![mothers::onetime(8), mothers::onetime(1)],
@@ -211,7 +224,7 @@ async fn a_signed_prekey_is_replaced_and_never_comes_back(engine: Engine) {
     assert!(matches!(published, Published::Published { accepted: 1, already_known: 0, .. }), "{published:?}");
     let stats = engine.store.key_stats(phone.device_no).await.unwrap().unwrap();
     assert_eq!(stats.signed_prekey_at, engine.now());
-    let taken = engine.store.take_bundle(phone.user_id, None).await.unwrap().unwrap();
+    let taken = engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert!(taken.bundle.signed_prekey == second);
 
     engine.advance(DAY);
@@ -231,7 +244,7 @@ async fn a_last_resort_prekey_is_replaced_and_never_comes_back(engine: Engine) {
     let mut registration = mothers::registration(mothers::user(), "phone");
     registration.kem_prekeys.clear();
     let phone = engine.register(registration.clone()).await;
-    engine.store.take_bundle(phone.user_id, None).await.unwrap();
+    engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap();
     let used = async || engine.store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used;
     assert!(used().await);
     let replace = |key| KeyUpload { last_resort_kem_prekey: Some(key), ..KeyUpload::default() };
@@ -239,6 +252,6 @@ async fn a_last_resort_prekey_is_replaced_and_never_comes_back(engine: Engine) {
     assert!(!used().await);
     let back = publish(&engine, phone.device_no, replace(registration.last_resort_kem_prekey.unwrap())).await;
     assert_eq!(back, Published::KeyReused(KeyKind::Kem, id(100)));
-    let taken = engine.store.take_bundle(phone.user_id, None).await.unwrap().unwrap();
+    let taken = engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert_eq!(taken.bundle.kem_prekey.unwrap().id, id(101));
 }

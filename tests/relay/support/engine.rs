@@ -7,8 +7,8 @@ use std::{
 
 use restante::{
     domain::{
-        Batch, Caller, Clock as _, Delivery, DeviceNo, Item, ManualClock, Message, Position, Receipt, Send,
-        Timestamp, UserId,
+        Batch, Caller, Clock as _, Delivery, DeviceNo, Item, ManualClock, Message, Position, Pseudonyms,
+        Receipt, Send, Timestamp, UserId,
     },
     store::{
         Accepted, Committed, HistoryQuery, Left, Limits, Registered, Registration, Store, sqlite::SqliteStore,
@@ -28,6 +28,11 @@ pub(crate) struct Engine {
     pub(crate) clock: Arc<ManualClock>,
     deliveries: Mutex<mpsc::Receiver<Batch>>,
     pub(crate) folder: Option<TempDir>,
+}
+
+/// The names that users have in the audit trail of every test.
+pub(crate) fn pseudonyms() -> Pseudonyms {
+    Pseudonyms::new([7; 32])
 }
 
 /// Limits that no test reaches by accident.
@@ -70,7 +75,9 @@ pub(crate) async fn sqlite(limits: Limits) -> Engine {
     let folder = tempfile::tempdir().unwrap();
     let parts = Parts::new();
     let store =
-        SqliteStore::open(folder.path(), limits, parts.committed.clone(), parts.clock.clone()).await.unwrap();
+        SqliteStore::open(folder.path(), limits, parts.committed.clone(), parts.clock.clone(), pseudonyms())
+            .await
+            .unwrap();
     parts.around(Arc::new(store), Some(folder))
 }
 
@@ -100,7 +107,7 @@ impl Engine {
     /// A registered device.
     pub(crate) async fn register(&self, registration: Registration) -> Caller {
         match self.try_register(registration).await {
-            Registered::Registered(caller) => caller,
+            Registered::Registered(principal) => principal.caller,
             refused => panic!("not registered: {refused:?}"),
         }
     }

@@ -75,6 +75,8 @@ pub(crate) fn bare_registration(user_id: UserId, device: &str) -> Registration {
         kem_prekeys: Vec::new(),
         last_resort_kem_prekey: None,
         link_token_hash: None,
+        may_claim: true,
+        revival: None,
         session: NewSession { session_id, refresh_hash: bytes(), expires_at: NOON.plus(7 * DAY) },
     }
 }

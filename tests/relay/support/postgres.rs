@@ -26,7 +26,15 @@ pub(crate) async fn make(limits: Limits) -> Option<(Engine, Database)> {
     let base = server.rsplit_once('/').unwrap().0;
     let url = SecretString::from(format!("{base}/{name}"));
     let parts = Parts::new();
-    let store = PostgresStore::connect(&url, 4, limits, parts.committed.clone(), parts.clock.clone()).await;
+    let store = PostgresStore::connect(
+        &url,
+        4,
+        limits,
+        parts.committed.clone(),
+        parts.clock.clone(),
+        super::engine::pseudonyms(),
+    )
+    .await;
     let store = Arc::new(store.unwrap());
     Some((parts.around(store.clone(), None), Database { server, name, store }))
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         self, ConversationId, DeviceId, DeviceNo, DeviceNumber, EnvelopeType, MessageId, MessageType,
-        Position, Sequence, Timestamp, UserId,
+        Position, RegistrationId, Sequence, SessionId, Timestamp, UserId,
     },
     hot,
 };
@@ -27,9 +27,10 @@ enum Event {
     Wake(i64),
     Fleeting(Item),
     Receipt(Receipt),
-    KeysLow { onetime_prekeys: u32, kem_prekeys: u32, last_resort_used: bool },
+    KeysLow { onetime_prekeys: u32, kem_prekeys: u32, last_resort_used: bool, limit_tripped: bool },
     Replaced(Uuid),
     Deactivated,
+    LoggedOut(Uuid),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,6 +54,14 @@ enum Status {
 enum Item {
     Message(Box<Message>),
     Deleted { message_id: Uuid, deletes: Uuid, expires_at: i64 },
+    DevicesChanged { message_id: Uuid, devices: Vec<ListedDevice>, expires_at: i64 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct ListedDevice {
+    device_id: String,
+    device_number: u8,
+    registration_id: u16,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -103,9 +112,11 @@ impl From<&hot::Event> for Event {
                 onetime_prekeys: low.onetime_prekeys,
                 kem_prekeys: low.kem_prekeys,
                 last_resort_used: low.last_resort_used,
+                limit_tripped: low.limit_tripped,
             },
             hot::Event::Replaced(session) => Self::Replaced(*session),
             hot::Event::Deactivated => Self::Deactivated,
+            hot::Event::LoggedOut(session) => Self::LoggedOut(session.uuid()),
         }
     }
 }
@@ -117,11 +128,17 @@ impl Event {
             Self::Wake(position) => hot::Event::Wake(Position(position)),
             Self::Fleeting(item) => hot::Event::Fleeting(Arc::new(item.open()?)),
             Self::Receipt(receipt) => hot::Event::Receipt(receipt.open()),
-            Self::KeysLow { onetime_prekeys, kem_prekeys, last_resort_used } => {
-                hot::Event::KeysLow(hot::KeysLow { onetime_prekeys, kem_prekeys, last_resort_used })
+            Self::KeysLow { onetime_prekeys, kem_prekeys, last_resort_used, limit_tripped } => {
+                hot::Event::KeysLow(hot::KeysLow {
+                    onetime_prekeys,
+                    kem_prekeys,
+                    last_resort_used,
+                    limit_tripped,
+                })
             }
             Self::Replaced(session) => hot::Event::Replaced(session),
             Self::Deactivated => hot::Event::Deactivated,
+            Self::LoggedOut(session) => hot::Event::LoggedOut(SessionId::new(session)),
         })
     }
 }
@@ -181,6 +198,11 @@ impl From<&domain::Item> for Item {
                 deletes: deletes.uuid(),
                 expires_at: expires_at.millis(),
             },
+            domain::Item::DevicesChanged { message_id, devices, expires_at } => Self::DevicesChanged {
+                message_id: message_id.uuid(),
+                devices: devices.iter().map(ListedDevice::from).collect(),
+                expires_at: expires_at.millis(),
+            },
         }
     }
 }
@@ -194,6 +216,31 @@ impl Item {
                 deletes: MessageId::new(deletes),
                 expires_at: Timestamp::from_millis(expires_at),
             },
+            Self::DevicesChanged { message_id, devices, expires_at } => domain::Item::DevicesChanged {
+                message_id: MessageId::new(message_id),
+                devices: devices.into_iter().map(ListedDevice::open).collect::<Option<_>>()?,
+                expires_at: Timestamp::from_millis(expires_at),
+            },
+        })
+    }
+}
+
+impl From<&domain::ListedDevice> for ListedDevice {
+    fn from(device: &domain::ListedDevice) -> Self {
+        Self {
+            device_id: device.device_id.as_str().to_owned(),
+            device_number: device.device_number.get(),
+            registration_id: device.registration_id.get(),
+        }
+    }
+}
+
+impl ListedDevice {
+    fn open(self) -> Option<domain::ListedDevice> {
+        Some(domain::ListedDevice {
+            device_id: DeviceId::parse(&self.device_id).ok()?,
+            device_number: DeviceNumber::new(self.device_number.into()).ok()?,
+            registration_id: RegistrationId::new(self.registration_id.into()).ok()?,
         })
     }
 }

@@ -74,9 +74,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(DeviceNo, Event), Malformed> {
 fn weight(event: &Event) -> usize {
     match event {
         Event::Item(_, item) | Event::Fleeting(item) => item.weight() + 256,
-        Event::Wake(_) | Event::Receipt(_) | Event::KeysLow(_) | Event::Replaced(_) | Event::Deactivated => {
-            128
-        }
+        Event::Wake(_)
+        | Event::Receipt(_)
+        | Event::KeysLow(_)
+        | Event::Replaced(_)
+        | Event::Deactivated
+        | Event::LoggedOut(_) => 128,
     }
 }
 

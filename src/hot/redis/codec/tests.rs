@@ -104,7 +104,12 @@ fn events() -> impl Strategy<Value = Event> {
             })
         }),
         any::<(u32, u32, bool)>().prop_map(|(onetime_prekeys, kem_prekeys, last_resort_used)| {
-            Event::KeysLow(KeysLow { onetime_prekeys, kem_prekeys, last_resort_used })
+            Event::KeysLow(KeysLow {
+                onetime_prekeys,
+                kem_prekeys,
+                last_resort_used,
+                limit_tripped: last_resort_used,
+            })
         }),
         ids().prop_map(Event::Replaced),
         Just(Event::Deactivated),

@@ -2,7 +2,7 @@
 
 use uuid::Builder;
 
-use crate::domain::{ConversationId, UserId};
+use super::{ConversationId, UserId};
 
 /// Derives the id of a pair's own conversation: the same for both, on every node, and telling nobody else who they are.
 pub struct ConversationKey([u8; 32]);

@@ -1,0 +1,1 @@
+-- Sessions that are refreshed, things that work once, logouts, the trail of security events.

@@ -1,0 +1,136 @@
+//! The kinds of settings.
+
+use std::{fmt, time::Duration};
+
+use ipnet::IpNet;
+
+/// How callers are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// By the bearer token of a device.
+    Device,
+    /// By what the path says: for experiments on the own machine.
+    Open,
+}
+
+/// Who may claim a user id that nobody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistrationMode {
+    /// Whoever comes first.
+    Open,
+    /// Whom the host application admits by a token.
+    Token,
+}
+
+/// How the host application signs its admission tokens: one algorithm, never the token's own choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdmissionAlgorithm {
+    /// Ed25519 (RFC 8037).
+    EdDsa,
+    /// ECDSA on P-256 with SHA-256 (RFC 7518).
+    Es256,
+    /// RSA PKCS #1 v1.5 with SHA-256 (RFC 7518), 2048 bits or more.
+    Rs256,
+}
+
+/// What the relay knows of the host application that admits users.
+#[derive(Debug, Clone)]
+pub struct AdmissionSettings {
+    /// A public key in PEM, or the path of a file with one.
+    pub key: Option<String>,
+    /// A JWK set (RFC 7517): the path of a file, or a URL.
+    pub jwks: Option<String>,
+    /// The algorithm of its signatures.
+    pub algorithm: AdmissionAlgorithm,
+    /// What `aud` must name.
+    pub audience: String,
+}
+
+/// The header in which trusted proxies name the address they were called from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// Who stands between clients and the relay.
+#[derive(Debug, Clone)]
+pub struct Proxies {
+    /// Networks whose word about addresses is believed.
+    pub trusted: Vec<IpNet>,
+    /// Where they give it.
+    pub header: ForwardedHeader,
+}
+
+/// How often one address may ask without a token, in a minute.
+#[derive(Debug, Clone, Copy)]
+pub struct AddressLimits {
+    /// Registrations.
+    pub registrations: u32,
+    /// Challenges and answers to them.
+    pub logins: u32,
+    /// Refreshes.
+    pub refreshes: u32,
+}
+
+/// How often a user's keys are handed out with one-time keys, in an hour.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchLimits {
+    /// To one caller.
+    pub pair: u32,
+    /// To all callers; half of it is kept for those the user has written to.
+    pub target: u32,
+    /// To all callers whose user ids are younger than a day.
+    pub newcomers: u32,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Limits that clients meet, all shown by `GET /api/v1/limits`. Sizes in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientLimits {
+    /// A request body where nothing else is said.
+    pub body: usize,
+    /// A body of the key routes.
+    pub keys_body: usize,
+    /// A body of the send route, and a socket message.
+    pub message_body: usize,
+    /// One sealed body.
+    pub envelope: usize,
+    /// All sealed bodies of one send.
+    pub send: usize,
+    /// Unacked mailbox items in flight to one socket.
+    pub in_flight: usize,
+    /// Members of a group.
+    pub group_size: usize,
+}
+
+/// Times of sockets.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketTimes {
+    /// Between pings.
+    pub heartbeat: Duration,
+    /// Silence after which a socket is closed.
+    pub silence: Duration,
+    /// How long a peer may refuse to read.
+    pub stall: Duration,
+}
+
+/// The master secret, from which per-purpose keys are derived (HKDF-SHA-256).
+#[derive(Clone)]
+pub struct MasterSecret(pub [u8; 32]);
+
+impl fmt::Debug for MasterSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterSecret(..)")
+    }
+}
