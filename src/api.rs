@@ -8,6 +8,7 @@ use utoipa::{
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 use crate::{
+    auth,
     http::{KnownPaths, service},
     keys, messages, queue,
 };
@@ -22,6 +23,7 @@ use crate::{
     modifiers(&Bearer),
     tags(
         (name = "service", description = "The relay itself"),
+        (name = "auth", description = "Devices prove themselves"),
         (name = "keys", description = "Devices and their public keys"),
         (name = "messages", description = "Sealed messages and the mailbox"),
         (name = "socket", description = "Live delivery"),
@@ -43,6 +45,7 @@ impl Modify for Bearer {
 pub fn routes(services: &mut ServiceConfig<'_>) {
     services
         .configure(service::routes)
+        .configure(auth::routes::routes)
         .configure(keys::routes::routes)
         .configure(messages::routes::routes)
         .configure(queue::routes::routes)

@@ -1,17 +1,11 @@
 //! The composition root: picks the engines, builds the features, listens, runs the jobs, stops gracefully.
 
 use std::{
-    fs,
     future::Future,
-    io::{self, Write},
+    io,
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use actix_cors::Cors;
@@ -22,24 +16,25 @@ use actix_web::{
     middleware::{Condition, from_fn},
     web,
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hkdf::Hkdf;
-use sha2::Sha256;
 use tokio::{task::JoinHandle, time::timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa_actix_web::AppExt;
 
+mod parts;
+mod secrets;
+
+use parts::{Ground, Parts};
+use secrets::Secrets;
+
 use crate::{
     api,
-    auth::{Authority, Tokens},
-    config::{AuthMode, Config, MasterSecret},
-    domain::{Clock, ConversationKey, Pseudonyms},
+    auth::{Admissions, Authority, Tokens},
+    config::{AuthMode, Config},
+    domain::{Clock, Pseudonyms},
     hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
     http::{frame, service::Health, unknown_path},
     jobs,
-    keys::Keys,
-    messages::{Messages, SendRules},
-    queue::{Queue, routes::SocketFloor},
+    queue::routes::SocketFloor,
     store::{self, Committed, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
 };
 
@@ -67,9 +62,12 @@ pub enum StartError {
     /// The address cannot be listened on, or the data folder cannot be used.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
-    /// The secret in the data folder is not one.
-    #[error("{0} does not hold 32 bytes in base64")]
-    MasterSecret(String),
+    /// A secret is not one: which, and why.
+    #[error("{0}: {1}")]
+    Secret(String, String),
+    /// The host application's keys cannot be used.
+    #[error("admission tokens cannot be checked: {0}")]
+    Admission(String),
 }
 
 fn reason(error: &StoreError) -> String {
@@ -99,13 +97,14 @@ pub struct Relay {
 /// A [`StartError`] in words for the operator; nothing is left running.
 pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
     let (committed, commits) = store::committed(COMMITTED_BATCHES, COMMITTED_BYTES);
-    let master = master_secret(&config)?;
-    let (store, store_name) = open_store(&config, committed, &clock, &master).await?;
+    let secrets = Secrets::load(&config)?;
+    let pseudonyms = Pseudonyms::new(secrets.key_for(b"audit pseudonyms"));
+    let (store, store_name) = open_store(&config, committed, &clock, pseudonyms).await?;
     let sessions = Arc::new(Sessions::default());
     let (engine, engine_name) = open_hot(&config, &sessions)?;
     let switchboard = Switchboard::new(sessions, engine);
-    let tokens =
-        Tokens::new(&config.relay_name, &derive(&master, b"token signing"), config.access_token_life);
+    let tokens = Tokens::new(&config.relay_name, secrets.signing.clone(), config.access_token_life);
+    let admissions = Admissions::new(&config.admission).map_err(StartError::Admission)?.map(Arc::new);
     let open = config.auth_mode == AuthMode::Open;
     let authority = Authority::new(tokens, open, Arc::clone(&store), Arc::clone(&clock)).await?;
 
@@ -117,7 +116,12 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     jobs.spawn(jobs::follow_revocations(Arc::clone(&authority), Arc::clone(&switchboard), stop_jobs.clone()));
     jobs.spawn(jobs::expire(Arc::clone(&store), Arc::clone(&clock), stop_jobs.clone()));
 
-    let parts = Parts::new(&config, &store, &switchboard, &authority, &clock, &master, &stop_sockets);
+    if let Some(admissions) = admissions.clone() {
+        jobs.spawn(admissions.follow(stop_jobs.clone()));
+    }
+
+    let ground = Ground { store: Arc::clone(&store), switchboard, clock, authority, admissions, secrets };
+    let parts = Parts::new(&config, &ground, &stop_sockets);
     let (health, floor) = (parts.health.clone(), parts.floor.clone());
     let patience = config.shutdown_timeout;
     let listening = listen(config, parts);
@@ -203,10 +207,9 @@ async fn open_store(
     config: &Config,
     committed: Committed,
     clock: &Arc<dyn Clock>,
-    master: &MasterSecret,
+    pseudonyms: Pseudonyms,
 ) -> Result<(Arc<dyn Store>, String), StartError> {
     let limits = config.store_limits;
-    let pseudonyms = Pseudonyms::new(derive(master, b"audit pseudonyms"));
     if let Some(url) = &config.database_url {
         let (connections, clock) = (config.max_db_connections, Arc::clone(clock));
         let store = PostgresStore::connect(url, connections, limits, committed, clock, pseudonyms).await?;
@@ -236,69 +239,6 @@ pub async fn migrate(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What every HTTP worker shares.
-#[derive(Clone)]
-struct Parts {
-    health: web::Data<Health>,
-    floor: web::Data<SocketFloor>,
-    authority: web::Data<Authority>,
-    keys: web::Data<Keys>,
-    messages: web::Data<Messages>,
-    queue: web::Data<Queue>,
-}
-
-impl Parts {
-    fn new(
-        config: &Config,
-        store: &Arc<dyn Store>,
-        switchboard: &Arc<Switchboard>,
-        authority: &Arc<Authority>,
-        clock: &Arc<dyn Clock>,
-        master: &MasterSecret,
-        stop_sockets: &CancellationToken,
-    ) -> Self {
-        let shared = || (Arc::clone(store), Arc::clone(switchboard), Arc::clone(clock));
-        let (store, switchboard, clock) = shared();
-        let queue = Arc::new(Queue { store, switchboard, clock });
-        let (store, switchboard, clock) = shared();
-        let rules = SendRules {
-            envelope: config.limits.envelope,
-            send: config.limits.send,
-            plaintext_guard: config.plaintext_guard,
-            queue_life: config.queue_life,
-        };
-        let conversations = ConversationKey::new(derive(master, b"conversation ids"));
-        let messages = Arc::new(Messages { store, switchboard, clock, rules, conversations });
-        let (store, switchboard, clock) = shared();
-        let keys = Keys {
-            store,
-            switchboard,
-            clock,
-            relay_name: config.relay_name.clone(),
-            proof_required: config.auth_mode == AuthMode::Device,
-            limits: config.store_limits,
-        };
-        let (store, switchboard, clock) = shared();
-        let health =
-            Health { store, switchboard, clock, draining: AtomicBool::new(false), started: Instant::now() };
-        let floor = SocketFloor::new(
-            Arc::clone(&queue),
-            Arc::clone(&messages),
-            Arc::clone(authority),
-            config,
-            stop_sockets.clone(),
-        );
-        Self {
-            health: web::Data::new(health),
-            floor: web::Data::new(floor),
-            authority: Arc::clone(authority).into(),
-            keys: web::Data::new(keys),
-            messages: messages.into(),
-            queue: queue.into(),
-        }
-    }
-}
-
 fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<SocketAddr>), StartError> {
     let address = config.address();
     let (workers, patience) = (config.workers, config.shutdown_timeout.as_secs());
@@ -315,6 +255,8 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
             .app_data(parts.health.clone())
             .app_data(parts.floor.clone())
             .app_data(parts.authority.clone())
+            .app_data(parts.logins.clone())
+            .app_data(parts.address_budgets.clone())
             .app_data(parts.keys.clone())
             .app_data(parts.messages.clone())
             .app_data(parts.queue.clone())
@@ -353,40 +295,4 @@ fn cors(config: &Config) -> Cors {
         .expose_headers(["x-request-id", "retry-after"])
         .max_age(3600)
         .block_on_origin_mismatch(false)
-}
-
-/// A key for one purpose, grown from the master secret (HKDF-SHA-256, RFC 5869).
-fn derive(master: &MasterSecret, purpose: &[u8]) -> [u8; 32] {
-    let mut key = [0; 32];
-    let grown = Hkdf::<Sha256>::new(Some(b"restante-v1"), &master.0).expand(purpose, &mut key);
-    debug_assert!(grown.is_ok(), "32 bytes are less than the most that HKDF gives");
-    key
-}
-
-/// The configured secret, or the one in the data folder, made there once.
-fn master_secret(config: &Config) -> Result<MasterSecret, StartError> {
-    if let Some(secret) = &config.master_secret {
-        return Ok(secret.clone());
-    }
-    let path = config.data_dir.join("master.key");
-    let name = path.display().to_string();
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let bytes = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
-            bytes.map(MasterSecret).ok_or(StartError::MasterSecret(name))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_secret(&path).map_err(|error| StartError::Io(name, error))
-        }
-        Err(error) => Err(StartError::Io(name, error)),
-    }
-}
-
-fn make_secret(path: &Path) -> io::Result<MasterSecret> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    writeln!(file, "{}", STANDARD.encode(bytes))?;
-    file.sync_all()?;
-    Ok(MasterSecret(bytes))
 }

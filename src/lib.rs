@@ -24,7 +24,8 @@
 //!    panics hold no id, address, token, key or body.
 //! 9. **Bounded.** Every queue, channel, buffer, page and body has a limit, and full is a stated case.
 //! 10. **Gone is gone.** Deactivating a device ends its tokens, sockets, keys and mailbox in one act. An acked, deleted
-//!     or expired body is erased from the store at once and never served again from anywhere.
+//!     or expired body is erased from the store at once and never served again from anywhere. A logout ends a login's
+//!     tokens and socket on every node within a second, also while Redis is away.
 //!
 //! ## Words
 //!
@@ -32,6 +33,11 @@
 //! |---|---|
 //! | user | a user id, claimed by its first registration for ever |
 //! | device | what a user registers; named by `device_id`, addressed by Signal clients as `device_number` |
+//! | login | a `session_id`: one access token and one refresh token at a time; a session, on the wire and in the store |
+//! | session | elsewhere: a connected socket's owner loop |
+//! | revocation | the end of a session or of an incarnation, read by every node twice a second |
+//! | admission | the host application's word that a user may come, or come back |
+//! | budget | how often something may still be done, drawn from place by place |
 //! | incarnation | one registration of a device, `device_no`; never reused, everything hangs on it |
 //! | bundle | the keys a sender needs to open a session with a device, one-time keys taken for it alone |
 //! | envelope | a sealed body for one device and what kind of body it is |
@@ -54,7 +60,7 @@
 //! | [`store`] | the durable store: a trait of acts, and two engines, Postgres and SQLite |
 //! | [`hot`] | what may be lost: wakes between nodes and the offline queue, in Redis or in process; the switchboard |
 //! | [`keys`], [`messages`], [`queue`] | the features: rules in `mod.rs`, HTTP edge in `routes.rs` |
-//! | [`auth`] | who is calling |
+//! | [`auth`] | who is calling; how devices prove themselves and stay logged in |
 //! | [`http`], [`wire`] | what the edges share: problems, bodies, the frame around a request; JSON atoms |
 //! | [`app`] | the composition root: the one place that names engines |
 //! | [`api`] | the one list of routes, and the OpenAPI document made from it |

@@ -12,7 +12,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, Parser, Subcommand};
 use restante::{
     domain::{DeviceId, UserId},
-    keys::signal::{link_statement, parse_identity_key, register_statement},
+    keys::signal::{
+        link_statement, login_statement, parse_identity_key, recover_statement, register_statement,
+    },
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -40,6 +42,8 @@ enum Command {
     New(NewDevice),
     /// Prints the body for POST /api/v1/keys/link/{user}, by which the device in DIR vouches for another.
     Link(Newcomer),
+    /// Prints the body for POST /api/v1/auth/token, by which the device in DIR answers a challenge.
+    Answer(Challenge),
     /// Makes one-time pre-keys and prints the body for POST /api/v1/keys/prekeys/{user}/{device}.
     Prekeys {
         /// The folder of the device.
@@ -78,9 +82,25 @@ struct NewDevice {
     /// How many one-time pre-keys to make.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=200))]
     prekeys: u16,
+    /// The folder of an earlier device of a user that has no device left: its key brings the user back.
+    #[arg(long)]
+    recover_with: Option<PathBuf>,
     /// The folder to keep the private keys in; it must not hold a device yet.
     #[arg(long)]
     out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Challenge {
+    /// The name of the relay, as in its setting `RELAY_NAME`.
+    #[arg(long, default_value = "localhost")]
+    relay_name: String,
+    /// The folder of the device.
+    #[arg(long)]
+    out: PathBuf,
+    /// The challenge, as POST /api/v1/auth/challenge gave it.
+    #[arg(long)]
+    challenge: String,
 }
 
 #[derive(Debug, Args)]
@@ -107,6 +127,7 @@ fn run(command: Command) -> Outcome<String> {
     let body = match command {
         Command::New(new) => create(&new)?,
         Command::Link(newcomer) => link(&newcomer)?,
+        Command::Answer(challenge) => answer(&challenge)?,
         Command::Prekeys { out, count } => {
             let mut device = DeviceKeys::load(&out)?;
             let body = device.add_prekeys(count)?;
@@ -133,7 +154,7 @@ fn create(new: &NewDevice) -> Outcome<Value> {
     let prekeys = device.add_prekeys(new.prekeys)?;
     let public_key = device.signed_prekey.public()?;
     let statement = register_statement(&new.relay_name, UserId::new(new.user), &device_id, &public_key);
-    let body = json!({
+    let mut body = json!({
         "device_id": device.device_id,
         "registration_id": device.registration_id,
         "identity_key": STANDARD.encode(device.identity()?.verifying_key().as_bytes()),
@@ -141,6 +162,11 @@ fn create(new: &NewDevice) -> Outcome<Value> {
         "signed_prekey": device.signed_prekey_body()?,
         "onetime_prekeys": prekeys,
     });
+    if let Some(earlier) = &new.recover_with {
+        let identity_key = parse_identity_key(device.identity()?.verifying_key().as_bytes())?;
+        let statement = recover_statement(&new.relay_name, UserId::new(new.user), &identity_key);
+        body["recovery_proof"] = DeviceKeys::load(earlier)?.sign(&statement)?.into();
+    }
     fs::create_dir_all(&new.out)?;
     device.save(&new.out)?;
     Ok(body)
@@ -154,6 +180,19 @@ fn link(newcomer: &Newcomer) -> Outcome<Value> {
     Ok(json!({
         "device_id": newcomer.device,
         "identity_key": newcomer.identity_key,
+        "signature": device.sign(&statement)?,
+    }))
+}
+
+fn answer(challenge: &Challenge) -> Outcome<Value> {
+    let device = DeviceKeys::load(&challenge.out)?;
+    let device_id = DeviceId::parse(&device.device_id)?;
+    let user_id = UserId::new(device.user_id);
+    let statement = login_statement(&challenge.relay_name, user_id, &device_id, &challenge.challenge);
+    Ok(json!({
+        "user_id": device.user_id,
+        "device_id": device.device_id,
+        "challenge": challenge.challenge,
         "signature": device.sign(&statement)?,
     }))
 }

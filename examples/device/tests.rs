@@ -11,9 +11,13 @@ use super::*;
 const USER: Uuid = Uuid::from_u128(0xabcd);
 
 fn new_device(out: PathBuf, device: &str) -> Value {
-    let new =
-        NewDevice { relay_name: "relay.example".into(), user: USER, device: device.into(), prekeys: 50, out };
+    let new = new_body(device, None, out);
     printed(Command::New(new))
+}
+
+fn new_body(device: &str, recover_with: Option<PathBuf>, out: PathBuf) -> NewDevice {
+    let relay_name = "relay.example".into();
+    NewDevice { relay_name, user: USER, device: device.into(), prekeys: 50, recover_with, out }
 }
 
 fn printed(command: Command) -> Value {
@@ -115,4 +119,29 @@ fn filler_passes_for_an_opaque_body() {
         assert_eq!(structure::check(EnvelopeType::Opaque, &body), Ok(()));
         assert!(!structure::is_plaintext(&body));
     }
+}
+
+#[test]
+fn a_device_answers_a_challenge() {
+    let folder = TempDir::new().unwrap();
+    let phone = folder.path().join("phone");
+    let identity = parse_identity_key(&bytes(&new_device(phone.clone(), "phone")["identity_key"])).unwrap();
+    let challenge = Challenge { relay_name: "relay.example".into(), out: phone, challenge: "abc_-".into() };
+    let body = printed(Command::Answer(challenge));
+    assert_eq!((&body["device_id"], &body["challenge"]), (&json!("phone"), &json!("abc_-")));
+    assert_eq!(body["user_id"], USER.to_string());
+    let device_id = DeviceId::parse("phone").unwrap();
+    let statement = login_statement("relay.example", UserId::new(USER), &device_id, "abc_-");
+    assert!(verify(&identity, &statement, &signature(&body["signature"])));
+}
+
+#[test]
+fn an_earlier_device_brings_its_user_back() {
+    let folder = TempDir::new().unwrap();
+    let earlier = folder.path().join("earlier");
+    let old = parse_identity_key(&bytes(&new_device(earlier.clone(), "phone")["identity_key"])).unwrap();
+    let body = printed(Command::New(new_body("phone", Some(earlier), folder.path().join("new"))));
+    let new = parse_identity_key(&bytes(&body["identity_key"])).unwrap();
+    let statement = recover_statement("relay.example", UserId::new(USER), &new);
+    assert!(verify(&old, &statement, &signature(&body["recovery_proof"])));
 }

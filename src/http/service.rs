@@ -81,7 +81,14 @@ struct LimitsAnswer {
     max_mailbox_items_per_sender: u32,
     queue_ttl_seconds: u64,
     access_token_ttl_seconds: u64,
+    refresh_token_ttl_seconds: u64,
     heartbeat_seconds: u64,
+    register_limit_per_address: u32,
+    login_limit_per_address: u32,
+    refresh_limit_per_address: u32,
+    fetch_limit_per_pair: u32,
+    fetch_limit_per_user: u32,
+    fetch_limit_for_new_users: u32,
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -165,6 +172,7 @@ async fn readiness(health: &Health) -> Result<Ready, Problem> {
 #[get("/api/v1/limits")]
 async fn get_limits(config: web::Data<Config>) -> impl Responder {
     let (client, store) = (config.limits, config.store_limits);
+    let (address, fetch) = (config.address_limits, config.fetch_limits);
     web::Json(LimitsAnswer {
         max_body_bytes: client.body,
         max_keys_body_bytes: client.keys_body,
@@ -178,7 +186,14 @@ async fn get_limits(config: web::Data<Config>) -> impl Responder {
         max_mailbox_items_per_sender: store.mailbox_items_per_sender,
         queue_ttl_seconds: config.queue_life.as_secs(),
         access_token_ttl_seconds: config.access_token_life.as_secs(),
+        refresh_token_ttl_seconds: config.refresh_token_life.as_secs(),
         heartbeat_seconds: config.socket.heartbeat.as_secs(),
+        register_limit_per_address: address.registrations,
+        login_limit_per_address: address.logins,
+        refresh_limit_per_address: address.refreshes,
+        fetch_limit_per_pair: fetch.pair,
+        fetch_limit_per_user: fetch.target,
+        fetch_limit_for_new_users: fetch.newcomers,
     })
 }
 

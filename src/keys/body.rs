@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{RawPreKey, RawSignedPreKey};
 use crate::{
+    auth::TokenAnswer,
     domain::{self, Device},
     http::{BodyKind, RequestBody},
     store::TakenBundle,
@@ -55,8 +56,10 @@ pub(super) struct RegisterBody {
     pub(super) kem_prekeys: Vec<SignedPreKey>,
     /// Required with a 33-byte identity key.
     pub(super) last_resort_kem_prekey: Option<SignedPreKey>,
-    /// For every device of a user but the first.
+    /// For every device of a user that has some.
     pub(super) link_token: Option<String>,
+    /// For a user that has no device left: the signature of an earlier identity key over the recovery statement.
+    pub(super) recovery_proof: Option<B64>,
 }
 
 impl RequestBody for RegisterBody {
@@ -72,12 +75,8 @@ pub(super) struct RegisterAnswer {
     pub(super) created_at: Time,
     pub(super) onetime_prekey_count: usize,
     pub(super) kem_prekey_count: usize,
-    #[schema(example = "Bearer")]
-    pub(super) token_type: &'static str,
-    pub(super) access_token: String,
-    pub(super) expires_in: u64,
-    pub(super) refresh_token: String,
-    pub(super) refresh_expires_in: u64,
+    #[serde(flatten)]
+    pub(super) tokens: TokenAnswer,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

@@ -2,27 +2,28 @@
 
 mod body;
 mod check;
+mod fetch;
+mod problem;
+mod register;
 pub mod routes;
 pub mod signal;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 pub use check::{RawPreKey, RawSignedPreKey};
+pub use fetch::{FetchRules, Fetcher};
+pub use register::{Admission, RegistrationRequest, RegistrationRules};
 
 use crate::{
     domain::{
         Caller, Clock, Device, DeviceId, DeviceNo, IdentityKey, KeyId, KeyKind, KeyStats, LinkedBy,
-        RegistrationId, Signature, Timestamp, UserId,
+        Signature, Timestamp, UserId,
     },
-    hot::{Event, KeysLow, Switchboard},
-    store::{
-        Deactivated, KeyUpload, Limits, LinkOffer, NewSession, OneTimeKeys, Published, Registered,
-        Registration, Store, StoreError, TakenBundle,
-    },
+    hot::{Event, Switchboard},
+    store::{Deactivated, KeyUpload, Limits, LinkOffer, Published, Store, StoreError},
 };
 
 /// One-time pre-keys below which a device should bring more.
@@ -70,6 +71,15 @@ pub enum Refusal {
     /// A link token is needed, and none that fits came.
     #[error("link required")]
     LinkRequired,
+    /// Nobody has the user id, and the host application did not admit it.
+    #[error("admission required")]
+    AdmissionRequired,
+    /// The admission token that was to bring the user back was used before.
+    #[error("admission used")]
+    AdmissionUsed,
+    /// The recovery proof does not verify under any earlier identity key that still speaks for the user.
+    #[error("invalid recovery proof")]
+    InvalidRecovery,
     /// The user has as many devices as it may.
     #[error("too many devices")]
     TooManyDevices(u32),
@@ -85,35 +95,6 @@ pub enum Refusal {
     /// The store could not be asked.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// A registration as it came.
-#[derive(Debug)]
-pub struct RegistrationRequest {
-    /// The user.
-    pub user_id: UserId,
-    /// The device.
-    pub device_id: DeviceId,
-    /// A name for its owner's eyes.
-    pub device_name: Option<String>,
-    /// Its registration id.
-    pub registration_id: RegistrationId,
-    /// Its identity key.
-    pub identity_key: Bytes,
-    /// Its signature over the registration statement.
-    pub proof: Option<Bytes>,
-    /// Its signed pre-key.
-    pub signed_prekey: RawSignedPreKey,
-    /// Its one-time pre-keys.
-    pub onetime_prekeys: Vec<RawPreKey>,
-    /// Its one-time KEM pre-keys.
-    pub kem_prekeys: Vec<RawSignedPreKey>,
-    /// Its last-resort KEM pre-key.
-    pub last_resort_kem_prekey: Option<RawSignedPreKey>,
-    /// BLAKE3 of the link token.
-    pub link_token_hash: Option<[u8; 32]>,
-    /// The session to open.
-    pub session: NewSession,
 }
 
 /// More keys for a device, as they came.
@@ -152,39 +133,15 @@ pub struct Keys {
     pub switchboard: Arc<Switchboard>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// The name that devices sign for.
-    pub relay_name: String,
-    /// Whether registrations must prove that they hold the identity key.
-    pub proof_required: bool,
+    /// What registrations are held against.
+    pub registration: RegistrationRules,
+    /// How often keys are handed out.
+    pub fetch: FetchRules,
     /// The limits.
     pub limits: Limits,
 }
 
 impl Keys {
-    /// Registers a device.
-    ///
-    /// # Errors
-    /// A [`Refusal`]; nothing changed.
-    pub async fn register(&self, request: RegistrationRequest) -> Result<(Caller, Timestamp), Refusal> {
-        let rules = self.rules();
-        let registration = blocking(move || checked_registration(&rules, request)).await?;
-        let positions = Indexes::of(&registration.onetime_prekeys, &registration.kem_prekeys);
-        let now = self.clock.now();
-        match self.store.register_device(registration, now).await? {
-            Registered::Registered(principal) => Ok((principal.caller, now)),
-            Registered::AdmissionRequired | Registered::AdmissionUsed => Err(Refusal::LinkRequired),
-            Registered::DeviceExists => Err(Refusal::DeviceExists),
-            Registered::LinkRequired => Err(Refusal::LinkRequired),
-            Registered::TooManyDevices => Err(Refusal::TooManyDevices(self.limits.max_devices)),
-            Registered::KeyReused(kind, id) => Err(positions.reused(kind, id)),
-        }
-    }
-
-    fn rules(&self) -> Rules {
-        let (relay_name, proof_required) = (self.relay_name.clone(), self.proof_required);
-        Rules { relay_name, proof_required, most: self.limits.max_prekeys }
-    }
-
     /// Keeps the word of an existing device for a newcomer and returns when the token ends.
     ///
     /// # Errors
@@ -218,43 +175,6 @@ impl Keys {
             expires_at,
         };
         if self.store.offer_link(offer, now).await? { Ok(expires_at) } else { Err(Refusal::UnknownDevice) }
-    }
-
-    /// Takes a bundle of one device, and tells its owner when keys run low.
-    ///
-    /// # Errors
-    /// `UnknownDevice` when there is no such active device.
-    pub async fn bundle(&self, user: UserId, device: Option<&DeviceId>) -> Result<TakenBundle, Refusal> {
-        let taken =
-            self.store.take_bundle(user, device, OneTimeKeys::Given).await?.ok_or(Refusal::UnknownDevice)?;
-        self.tell_owner(&taken).await;
-        Ok(taken)
-    }
-
-    /// Takes a bundle of every device of a user; of the caller's own user every other one.
-    ///
-    /// # Errors
-    /// `UnknownDevice` when the user has no active device.
-    pub async fn bundles(&self, user: UserId, except: Option<DeviceNo>) -> Result<Vec<TakenBundle>, Refusal> {
-        let taken =
-            self.store.take_bundles(user, except, OneTimeKeys::Given).await?.ok_or(Refusal::UnknownDevice)?;
-        for bundle in &taken {
-            self.tell_owner(bundle).await;
-        }
-        Ok(taken)
-    }
-
-    async fn tell_owner(&self, taken: &TakenBundle) {
-        if taken.onetime_left >= LOW && !taken.last_resort_given {
-            return;
-        }
-        let low = KeysLow {
-            onetime_prekeys: taken.onetime_left,
-            kem_prekeys: taken.kem_left,
-            last_resort_used: taken.last_resort_given,
-            limit_tripped: false,
-        };
-        self.switchboard.notify(taken.device_no, Event::KeysLow(low)).await;
     }
 
     /// Adds and replaces keys of the calling device.
@@ -340,13 +260,6 @@ fn check_last_resort(
     raw.map(|raw| check::kem(identity, "last_resort_kem_prekey", raw)).transpose()
 }
 
-/// What a registration is held against.
-struct Rules {
-    relay_name: String,
-    proof_required: bool,
-    most: u32,
-}
-
 /// Checks on keys that may run at the same time, the rest waits: they are all CPU.
 static CHECKS: Semaphore = Semaphore::const_new(2);
 
@@ -358,56 +271,6 @@ async fn blocking<T: Send + 'static>(
         |error: Box<dyn std::error::Error + Send + Sync>| Refusal::Store(StoreError::Unavailable(error));
     let _turn = CHECKS.acquire().await.map_err(|error| stopped(error.into()))?;
     tokio::task::spawn_blocking(check).await.map_err(|error| stopped(error.into()))?
-}
-
-fn checked_registration(rules: &Rules, request: RegistrationRequest) -> Result<Registration, Refusal> {
-    let identity = check::identity(&request.identity_key)?;
-    check_proof(rules, &identity, &request)?;
-    check_counts(rules.most, &request, &identity)?;
-    let (onetime, kem) = (&request.onetime_prekeys, &request.kem_prekeys);
-    let last_resort = request.last_resort_kem_prekey.as_ref();
-    Ok(Registration {
-        user_id: request.user_id,
-        registration_id: request.registration_id,
-        identity_key: identity,
-        signed_prekey: check::signed(&identity, "signed_prekey", &request.signed_prekey)?,
-        onetime_prekeys: check::onetime_list(&identity, "onetime_prekeys", onetime)?,
-        kem_prekeys: check::kem_list(&identity, "kem_prekeys", kem, last_resort)?,
-        last_resort_kem_prekey: check_last_resort(&identity, last_resort)?,
-        link_token_hash: request.link_token_hash,
-        may_claim: true,
-        revival: None,
-        device_id: request.device_id,
-        device_name: request.device_name,
-        session: request.session,
-    })
-}
-
-fn check_proof(rules: &Rules, identity: &IdentityKey, request: &RegistrationRequest) -> Result<(), Refusal> {
-    let Some(proof) = &request.proof else {
-        return if rules.proof_required { Err(Refusal::InvalidProof) } else { Ok(()) };
-    };
-    let public_key = &request.signed_prekey.public_key;
-    let statement =
-        signal::register_statement(&rules.relay_name, request.user_id, &request.device_id, public_key);
-    let proof = Signature::try_from(&proof[..]).map_err(|_| Refusal::InvalidProof)?;
-    if signal::verify(identity, &statement, &proof) { Ok(()) } else { Err(Refusal::InvalidProof) }
-}
-
-fn check_counts(most: u32, request: &RegistrationRequest, identity: &IdentityKey) -> Result<(), Refusal> {
-    if request.onetime_prekeys.len() < LEAST_PREKEYS {
-        return Err(Refusal::TooFew("onetime_prekeys", LEAST_PREKEYS));
-    }
-    if request.onetime_prekeys.len() > most as usize {
-        return Err(Refusal::TooMany("onetime_prekeys", most));
-    }
-    if request.kem_prekeys.len() > most as usize {
-        return Err(Refusal::TooMany("kem_prekeys", most));
-    }
-    if matches!(identity, IdentityKey::Signal(_)) && request.last_resort_kem_prekey.is_none() {
-        return Err(Refusal::KemRequired);
-    }
-    Ok(())
 }
 
 fn checked_upload(identity: &IdentityKey, request: &UploadRequest) -> Result<KeyUpload, Refusal> {

@@ -1,20 +1,20 @@
 //! The HTTP edge of keys and devices: `/api/v1/keys`.
 
-use actix_web::{HttpResponse, Responder, delete, get, http::StatusCode, post, put, web};
+use actix_web::{HttpRequest, HttpResponse, Responder, delete, get, post, put, web};
 
 use super::{
-    Keys, LOW, ROTATION_AGE, Refusal, RegistrationRequest, UploadRequest,
+    Admission, Fetcher, Keys, LOW, ROTATION_AGE, RegistrationRequest, UploadRequest,
     body::{
         BundleAnswer, BundleQuery, BundlesAnswer, CheckBody, DeviceAnswer, DevicesAnswer, LinkAnswer,
         LinkBody, PreKeysAnswer, PreKeysBody, RegisterAnswer, RegisterBody, RotateAnswer, RotateBody,
         SignedPreKey, StatsAnswer, Success, raw,
     },
+    problem::refused_rotation,
 };
 use crate::{
-    auth::{Authority, Identity, fresh_secret, fresh_session_id, parse_user, secret_hash},
-    config::Config,
-    domain::{self, DeviceId, InvalidId, RegistrationId},
-    http::{Body, Problem, Query},
+    auth::{Authority, Identity, Logins, fresh_secret, parse_user, secret_hash},
+    domain::{self, DeviceId, InvalidId, RegistrationId, UserId},
+    http::{Act, AddressBudgets, Body, CallerAddress, Problem, Query},
     store::NewSession,
     wire::{Id, Time},
 };
@@ -22,28 +22,32 @@ use crate::{
 /// Registers a device: a first one claims the user id, a further one needs a link token.
 #[utoipa::path(tag = "keys", params(("user_id" = String, Path)), responses(
     (status = 201, body = RegisterAnswer),
-    (status = 403, description = "`link-required`"),
+    (status = 401, description = "`bad-admission`"),
+    (status = 403, description = "`link-required`, `admission-required`, `admission-used`"),
     (status = 409, description = "`device-exists`, `too-many-devices`"),
     (status = 422, description = "`invalid-proof`, `invalid-signature`, `invalid-key`, `kem-required`, \
         `too-few-prekeys`, `too-many-prekeys`, `duplicate-prekey-id`, `prekey-reused`"),
+    (status = 429, description = "`rate-limited`"),
 ))]
 #[post("/register/{user_id}")]
 async fn register_device(
+    request: HttpRequest,
+    address: CallerAddress,
     path: web::Path<String>,
     body: Body<RegisterBody>,
     keys: web::Data<Keys>,
-    authority: web::Data<Authority>,
-    config: web::Data<Config>,
+    logins: web::Data<Logins>,
+    budgets: web::Data<AddressBudgets>,
 ) -> Result<HttpResponse, Problem> {
+    budgets.admit(&address, Act::Register).await?;
     let body = body.0;
     let counts = (body.onetime_prekeys.len(), body.kem_prekeys.len());
-    let (refresh_token, refresh_hash) = secret()?;
-    let session_id = fresh_session_id();
-    let expires_at = keys.clock.now().plus(config.refresh_token_life);
-    let request = registration(&path, body, NewSession { session_id, refresh_hash, expires_at })?;
-    let registration_id = request.registration_id.get();
-    let (caller, created_at) = keys.register(request).await?;
-    let (access_token, expires_in) = authority.issue(&caller, session_id)?;
+    let (refresh, session) = logins.new_session()?;
+    let mut registration = registration(&path, body, session.clone())?;
+    registration.admission = admission(&request, registration.user_id, &keys, &logins).await?;
+    let registration_id = registration.registration_id.get();
+    let (principal, created_at) = keys.register(registration).await?;
+    let caller = &principal.caller;
     Ok(HttpResponse::Created().json(RegisterAnswer {
         user_id: Id(caller.user_id.uuid()),
         device_id: caller.device_id.as_str().to_owned(),
@@ -52,12 +56,30 @@ async fn register_device(
         created_at: Time(created_at),
         onetime_prekey_count: counts.0,
         kem_prekey_count: counts.1,
-        token_type: "Bearer",
-        access_token,
-        expires_in,
-        refresh_token,
-        refresh_expires_in: config.refresh_token_life.as_secs(),
+        tokens: logins.answer(&principal, &refresh, created_at, session.expires_at)?,
     }))
+}
+
+/// What the host application says of a registration: a refused token is entered into the user's trail.
+async fn admission(
+    request: &HttpRequest,
+    user: UserId,
+    keys: &Keys,
+    logins: &Logins,
+) -> Result<Option<Admission>, Problem> {
+    match logins.admission(request.headers(), user) {
+        Ok(None) => Ok(None),
+        Ok(Some(admission)) => {
+            let recover = admission.recover.then_some(admission.single_use);
+            Ok(Some(Admission { recover }))
+        }
+        Err(problem) => {
+            if problem.code() == "bad-admission" {
+                keys.note_refused_admission(user).await?;
+            }
+            Err(problem)
+        }
+    }
 }
 
 fn registration(user: &str, body: RegisterBody, session: NewSession) -> Result<RegistrationRequest, Problem> {
@@ -76,6 +98,8 @@ fn registration(user: &str, body: RegisterBody, session: NewSession) -> Result<R
         kem_prekeys: raw(body.kem_prekeys),
         last_resort_kem_prekey: body.last_resort_kem_prekey.map(Into::into),
         link_token_hash: body.link_token.as_deref().map(secret_hash),
+        recovery_proof: body.recovery_proof.map(|proof| proof.0),
+        admission: None,
         session,
     })
 }
@@ -120,7 +144,8 @@ async fn take_bundle(
     keys: web::Data<Keys>,
 ) -> Result<impl Responder, Problem> {
     let device = query.0.device_id.as_deref().map(device_id).transpose()?;
-    let taken = keys.bundle(identity.user(&path)?, device.as_ref()).await?;
+    let user = identity.user(&path)?;
+    let taken = keys.bundle(fetcher(&identity), user, device.as_ref()).await?;
     Ok(web::Json(BundleAnswer::from(taken)))
 }
 
@@ -135,8 +160,7 @@ async fn take_bundles(
     keys: web::Data<Keys>,
 ) -> Result<impl Responder, Problem> {
     let user = identity.user(&path)?;
-    let own = identity.device().filter(|caller| caller.user_id == user).map(|caller| caller.device_no);
-    let bundles = keys.bundles(user, own).await?.into_iter().map(BundleAnswer::from).collect();
+    let bundles = keys.bundles(fetcher(&identity), user).await?.into_iter().map(BundleAnswer::from).collect();
     Ok(web::Json(BundlesAnswer { user_id: Id(user.uuid()), bundles }))
 }
 
@@ -299,6 +323,12 @@ pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>
     );
 }
 
+fn fetcher(identity: &Identity) -> Option<Fetcher> {
+    let claims = identity.claims()?;
+    let caller = &claims.caller;
+    Some(Fetcher { user_id: caller.user_id, device_no: caller.device_no, user_since: claims.user_since })
+}
+
 fn device_id(text: &str) -> Result<DeviceId, Problem> {
     DeviceId::parse(text).map_err(bad("device_id"))
 }
@@ -309,89 +339,4 @@ fn bad(field: &'static str) -> impl Fn(InvalidId) -> Problem {
 
 fn secret() -> Result<(String, [u8; 32]), Problem> {
     fresh_secret().map_err(|_| Problem::new(500, "internal", "the operating system gives no randomness"))
-}
-
-/// The place in a list that a field's path names, if it names one.
-fn index_in(field: &str) -> Option<u64> {
-    let (_, rest) = field.split_once('[')?;
-    rest.split_once(']')?.0.parse().ok()
-}
-
-/// A refused rotation, its field named as it stands in the body, which has two forms.
-fn refused_rotation(refusal: Refusal, flat: bool) -> Problem {
-    let problem = Problem::from(refusal);
-    let part = if problem.code() == "invalid-signature" { "signature" } else { "id" };
-    problem.renamed(|field| match field.strip_prefix("signed_prekey") {
-        Some("") if flat => part.to_owned(),
-        Some(rest) if flat => rest.trim_start_matches('.').to_owned(),
-        _ => format!("new_{field}"),
-    })
-}
-
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        let unprocessable = |code, field: &str, detail: String| {
-            let problem = Self::new(422, code, detail).with("field", field);
-            if let Some(index) = index_in(field) { problem.with("index", index) } else { problem }
-        };
-        match refusal {
-            Refusal::InvalidKey(field, why) => {
-                unprocessable("invalid-key", &field, format!("{field}: {why}"))
-            }
-            Refusal::InvalidSignature(field) => {
-                unprocessable("invalid-signature", &field, format!("{field}: the signature does not verify"))
-            }
-            Refusal::InvalidProof => unprocessable(
-                "invalid-proof",
-                "proof",
-                "proof: it does not verify under the identity key".into(),
-            ),
-            Refusal::KemRequired => unprocessable(
-                "kem-required",
-                "last_resort_kem_prekey",
-                "last_resort_kem_prekey: needed with a 33-byte identity key".into(),
-            ),
-            Refusal::TooFew(field, least) => {
-                unprocessable("too-few-prekeys", field, format!("{field}: at least {least} are needed"))
-                    .with("least", least)
-            }
-            Refusal::TooMany(field, most) => {
-                unprocessable("too-many-prekeys", field, format!("{field}: at most {most} are kept"))
-                    .with("most", most)
-            }
-            Refusal::Duplicate(field, index) => unprocessable(
-                "duplicate-prekey-id",
-                &field,
-                format!("{field}[{index}]: this id or key occurs twice"),
-            )
-            .with("index", index),
-            Refusal::Reused(field, index) => {
-                let problem =
-                    unprocessable("prekey-reused", field, format!("{field}: an id or key was used before"));
-                if let Some(index) = index { problem.with("index", index) } else { problem }
-            }
-            Refusal::DeviceExists => {
-                Self::new(409, "device-exists", "this device id is active; log in instead")
-            }
-            Refusal::LinkRequired => Self::new(
-                403,
-                "link-required",
-                "the user id is claimed: an existing device must link this one",
-            ),
-            Refusal::TooManyDevices(most) => Self::new(
-                StatusCode::CONFLICT.as_u16(),
-                "too-many-devices",
-                "the user has as many devices as it may have",
-            )
-            .with("most", most),
-            Refusal::NotAllowed => {
-                Self::new(403, "not-allowed", "a device linked less than 24 hours ago cannot end older ones")
-            }
-            Refusal::UnknownDevice => Self::not_found("device"),
-            Refusal::KeysDiffer => {
-                Self::new(409, "keys-differ", "the relay holds other keys for this device")
-            }
-            Refusal::Store(error) => error.into(),
-        }
-    }
 }

@@ -218,7 +218,14 @@ async fn open_socket(
     config: web::Data<Config>,
 ) -> Result<HttpResponse, Problem> {
     let offer = Offer::read(&request);
-    let identity = authority.into_inner().identify(request.headers(), offer.token.as_deref())?;
+    let authority = authority.into_inner();
+    let (identity, ticket) = match &offer.ticket {
+        Some(ticket) if !authority.is_open() => {
+            let (identity, single_use) = authority.read_ticket(ticket)?;
+            (identity, Some(single_use))
+        }
+        _ => (authority.identify(request.headers(), offer.token.as_deref())?, None),
+    };
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
     if floor.sockets.stop.is_cancelled() {
         return Err(Problem::unavailable("draining", "the relay is stopping"));
@@ -228,10 +235,14 @@ async fn open_socket(
     if offer.named {
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, offer.format.protocol()));
     }
+    // Last, so that a refused opening leaves the ticket as it was.
+    if let Some(ticket) = ticket {
+        authority.use_ticket(ticket).await?;
+    }
     let (outbox, writing) = outbox();
     let inbox = Inbox::new(payload, config.limits.message_body);
-    let expires_at = identity.claims().map(|claims| claims.expires_at);
-    let session = Session::new(Arc::clone(&floor.sockets), caller, expires_at, offer.format, inbox, outbox);
+    let login = identity.claims().map(|claims| (claims.session, claims.expires_at));
+    let session = Session::new(Arc::clone(&floor.sockets), caller, login, offer.format, inbox, outbox);
     start(session, floor.running.token());
     let response =
         response.message_body(written(writing)).map_err(|_| Problem::new(500, "internal", "no answer"))?;
@@ -248,11 +259,12 @@ struct Offer {
     /// Whether it named one of ours, so that the answer must select it.
     named: bool,
     token: Option<String>,
+    ticket: Option<String>,
 }
 
 impl Offer {
     fn read(request: &HttpRequest) -> Self {
-        let mut offer = Self { format: Format::Json, named: false, token: None };
+        let mut offer = Self { format: Format::Json, named: false, token: None, ticket: None };
         let lists =
             request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|list| list.to_str().ok());
         for word in lists.flat_map(|list| list.split(',')).map(str::trim) {
@@ -264,6 +276,9 @@ impl Offer {
             }
             if let Some(token) = word.strip_prefix("bearer.") {
                 offer.token = Some(token.to_owned());
+            }
+            if let Some(ticket) = word.strip_prefix("ticket.") {
+                offer.ticket = Some(ticket.to_owned());
             }
         }
         offer

@@ -29,8 +29,8 @@ use super::{
 use crate::{
     auth::Authority,
     config::SocketTimes,
-    domain::{Caller, Item, MessageId, Position, Timestamp},
-    hot::{End, Event, KeysLow, Seat, Signal},
+    domain::{Caller, Item, MessageId, Position, SessionId, Timestamp},
+    hot::{End, Event, KeysLow, Line, Seat, Signal},
     http::Problem,
     keys::LOW,
     messages::Messages,
@@ -74,8 +74,8 @@ pub(super) struct Session {
     format: Format,
     inbox: Inbox,
     outbox: Outbox,
-    /// When the token ends; none in open mode.
-    expires_at: Option<Timestamp>,
+    /// Whose tokens it lives by, and when the present one ends; none in open mode.
+    login: Option<(SessionId, Timestamp)>,
     cursor: Cursor,
     /// Written and not yet acked.
     in_flight: HashMap<MessageId, Written>,
@@ -90,7 +90,7 @@ impl Session {
     pub(super) fn new(
         sockets: Arc<Sockets>,
         caller: Caller,
-        expires_at: Option<Timestamp>,
+        login: Option<(SessionId, Timestamp)>,
         format: Format,
         inbox: Inbox,
         outbox: Outbox,
@@ -104,7 +104,7 @@ impl Session {
             format,
             inbox,
             outbox,
-            expires_at,
+            login,
             cursor: Cursor::new(),
             in_flight: HashMap::new(),
             answers: FuturesUnordered::new(),
@@ -118,6 +118,9 @@ impl Session {
     pub(super) async fn run(mut self, _running: TaskTrackerToken) {
         // Listening comes before reading, so that nothing falls between.
         let seat = self.sockets.queue.switchboard.clone().open(self.caller.device_no, self.id).await;
+        if let Some((login, _)) = self.login {
+            seat.line().live_by(login);
+        }
         let goodbye = match self.greet().await {
             Ok(true) => self.serve(&seat).await,
             // The device was deactivated between its token's check and its seat.
@@ -189,7 +192,7 @@ impl Session {
                 () = stop.cancelled() => return Goodbye::GoingAway,
                 signal = seat.line().next() => if let Some(goodbye) = self.hear(signal) { return goodbye },
                 Some(answer) = self.answers.next(), if room => self.write_all(answer.as_ref()),
-                inbound = self.inbox.next(), if reading => if let Some(goodbye) = self.read(inbound) { return goodbye },
+                inbound = self.inbox.next(), if reading => if let Some(goodbye) = self.read(inbound, seat.line()) { return goodbye },
                 () = self.outbox.moved(), if !room => if self.outbox.is_gone() { return Goodbye::Gone },
                 _ = heartbeat.tick() => self.outbox.ping(),
                 () = sleep_until(deadline) => return why,
@@ -205,7 +208,7 @@ impl Session {
         if let Some(since) = self.stalled_since {
             next = (since + times.stall, Goodbye::Stalled);
         }
-        if let Some(expires_at) = self.expires_at {
+        if let Some((_, expires_at)) = self.login {
             let left = expires_at.since(self.sockets.queue.clock.now());
             if Instant::now() + left < next.0 {
                 next = (Instant::now() + left, Goodbye::TokenExpired);
@@ -286,7 +289,7 @@ impl Session {
         None
     }
 
-    fn read(&mut self, inbound: Option<Inbound>) -> Option<Goodbye> {
+    fn read(&mut self, inbound: Option<Inbound>, line: &Line) -> Option<Goodbye> {
         self.heard_at = Instant::now();
         match inbound {
             None | Some(Inbound::Close) => {
@@ -312,7 +315,7 @@ impl Session {
             Some(Inbound::Binary(_)) if self.format == Format::Json => {
                 self.refuse(None, &Problem::new(400, "bad-frame", "frames of this subprotocol are text"))
             }
-            Some(Inbound::Text(bytes) | Inbound::Binary(bytes)) => self.frame(&bytes),
+            Some(Inbound::Text(bytes) | Inbound::Binary(bytes)) => self.frame(&bytes, line),
         }
     }
 

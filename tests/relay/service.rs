@@ -346,6 +346,7 @@ fn an_unreachable_store_ends_the_program_without_its_password() {
     let told = settings(&[
         ("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/d"),
         ("MASTER_SECRET", secret),
+        ("TOKEN_SIGNING_KEY", secret),
         ("PORT", "0"),
     ]);
     let ended = process::run(&[], &told);

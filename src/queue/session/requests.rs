@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Goodbye, Session};
 use crate::{
     domain::MessageId,
+    hot::Line,
     http::Problem,
     messages::{SendBody, SendFrame, SendRequest, SentAnswer},
     queue::frames::{ClientFrame, ServerFrame, read},
@@ -20,7 +21,7 @@ const BAD_FRAMES: usize = 9;
 
 impl Session {
     /// Takes a frame: its answer comes when it is ready.
-    pub(super) fn frame(&mut self, bytes: &Bytes) -> Option<Goodbye> {
+    pub(super) fn frame(&mut self, bytes: &Bytes, line: &Line) -> Option<Goodbye> {
         let (reference, frame) = read(self.format, bytes);
         let refused = match frame {
             Ok(ClientFrame::Ping) => {
@@ -36,7 +37,7 @@ impl Session {
                 return None;
             }
             Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
-            Ok(ClientFrame::Auth(token)) => self.renew(reference.as_deref(), &token),
+            Ok(ClientFrame::Auth(token)) => self.renew(reference.as_deref(), &token, line),
             Err(problem) => Err(problem),
         };
         refused.err().and_then(|problem| self.refuse(reference, &problem))
@@ -110,12 +111,15 @@ impl Session {
     }
 
     /// Goes on with a fresh token of the same device.
-    fn renew(&mut self, reference: Option<&str>, token: &str) -> Result<(), Problem> {
+    fn renew(&mut self, reference: Option<&str>, token: &str, line: &Line) -> Result<(), Problem> {
         let claims = self.sockets.authority.claims(token)?;
         if claims.caller.device_no != self.caller.device_no {
             return Err(Problem::new(403, "not-you", "the token belongs to another device"));
         }
-        self.expires_at = self.expires_at.map(|_| claims.expires_at);
+        if self.login.is_some() {
+            self.login = Some((claims.session, claims.expires_at));
+            line.live_by(claims.session);
+        }
         if let Some(reference) = reference {
             self.write(&ServerFrame::Acked { reference: reference.to_owned() });
         }

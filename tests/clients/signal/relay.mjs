@@ -58,6 +58,7 @@ export class Relay {
         REDIS_URL: redisUrl,
         REDIS_PREFIX: `signal-${randomBytes(6).toString("hex")}`,
         MASTER_SECRET: process.env.MASTER_SECRET ?? randomBytes(32).toString("base64"),
+        TOKEN_SIGNING_KEY: process.env.TOKEN_SIGNING_KEY ?? randomBytes(32).toString("base64"),
       }),
     };
     return relay;

@@ -1,0 +1,133 @@
+//! The features, built from the engines and the settings.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use actix_web::web;
+use tokio_util::sync::CancellationToken;
+
+use super::{StartError, secrets::Secrets};
+use crate::{
+    auth::{Admissions, Authority, Challenges, Logins, RefreshTokens},
+    config::{AuthMode, Config, RegistrationMode},
+    domain::{Clock, ConversationKey, Quota},
+    hot::{Budgets, Switchboard},
+    http::{AddressBudgets, service::Health},
+    keys::{FetchRules, Keys, RegistrationRules},
+    messages::{Messages, SendRules},
+    queue::{Queue, routes::SocketFloor},
+    store::Store,
+};
+
+/// What every feature stands on.
+pub(super) struct Ground {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) switchboard: Arc<Switchboard>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) admissions: Option<Arc<Admissions>>,
+    pub(super) secrets: Secrets,
+}
+
+/// What every HTTP worker shares.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) health: web::Data<Health>,
+    pub(super) floor: web::Data<SocketFloor>,
+    pub(super) authority: web::Data<Authority>,
+    pub(super) logins: web::Data<Logins>,
+    pub(super) address_budgets: web::Data<AddressBudgets>,
+    pub(super) keys: web::Data<Keys>,
+    pub(super) messages: web::Data<Messages>,
+    pub(super) queue: web::Data<Queue>,
+}
+
+impl Parts {
+    pub(super) fn new(config: &Config, ground: &Ground, stop_sockets: &CancellationToken) -> Self {
+        let budget_key = ground.secrets.key_for(b"budgets");
+        let budgets = Arc::new(Budgets::new(Arc::clone(ground.switchboard.engine()), budget_key));
+        let (store, switchboard, clock) = ground.shared();
+        let queue = Arc::new(Queue { store, switchboard, clock });
+        let messages = Arc::new(ground.messages(config));
+        let (store, switchboard, clock) = ground.shared();
+        let (draining, started) = (AtomicBool::new(false), Instant::now());
+        let health = Health { store, switchboard, clock, draining, started };
+        let floor = SocketFloor::new(
+            Arc::clone(&queue),
+            Arc::clone(&messages),
+            Arc::clone(&ground.authority),
+            config,
+            stop_sockets.clone(),
+        );
+        let address_budgets = AddressBudgets {
+            budgets: Arc::clone(&budgets),
+            limits: config.address_limits,
+            clock: Arc::clone(&ground.clock),
+        };
+        Self {
+            health: web::Data::new(health),
+            floor: web::Data::new(floor),
+            authority: Arc::clone(&ground.authority).into(),
+            logins: web::Data::new(ground.logins(config)),
+            address_budgets: web::Data::new(address_budgets),
+            keys: web::Data::new(ground.keys(config, budgets)),
+            messages: messages.into(),
+            queue: queue.into(),
+        }
+    }
+}
+
+impl Ground {
+    fn shared(&self) -> (Arc<dyn Store>, Arc<Switchboard>, Arc<dyn Clock>) {
+        (Arc::clone(&self.store), Arc::clone(&self.switchboard), Arc::clone(&self.clock))
+    }
+
+    fn conversations(&self) -> ConversationKey {
+        ConversationKey::new(self.secrets.key_for(b"conversation ids"))
+    }
+
+    fn messages(&self, config: &Config) -> Messages {
+        let (store, switchboard, clock) = self.shared();
+        let rules = SendRules {
+            envelope: config.limits.envelope,
+            send: config.limits.send,
+            plaintext_guard: config.plaintext_guard,
+            queue_life: config.queue_life,
+        };
+        Messages { store, switchboard, clock, rules, conversations: self.conversations() }
+    }
+
+    fn keys(&self, config: &Config, budgets: Arc<Budgets>) -> Keys {
+        let (store, switchboard, clock) = self.shared();
+        let registration = RegistrationRules {
+            relay_name: config.relay_name.clone(),
+            proof_required: config.auth_mode == AuthMode::Device,
+            admission_required: config.registration == RegistrationMode::Token,
+        };
+        let fetch = FetchRules {
+            budgets,
+            pair: Quota::per_hour(config.fetch_limits.pair),
+            half: Quota::per_hour(config.fetch_limits.target / 2),
+            newcomers: Quota::per_hour(config.fetch_limits.newcomers),
+            conversations: self.conversations(),
+        };
+        Keys { store, switchboard, clock, registration, fetch, limits: config.store_limits }
+    }
+
+    fn logins(&self, config: &Config) -> Logins {
+        let (store, switchboard, clock) = self.shared();
+        Logins {
+            store,
+            switchboard,
+            clock,
+            authority: Arc::clone(&self.authority),
+            relay_name: config.relay_name.clone(),
+            challenges: Challenges::new(self.secrets.key_for(b"challenges"), &config.relay_name),
+            refresh_tokens: RefreshTokens::new(self.secrets.key_for(b"refresh tokens")),
+            refresh_life: config.refresh_token_life,
+            admissions: self.admissions.clone(),
+        }
+    }
+}

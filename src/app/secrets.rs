@@ -1,0 +1,109 @@
+//! The relay's secrets: configured, or made once in the data folder.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hkdf::Hkdf;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+
+use super::StartError;
+use crate::{
+    auth::SigningKeys,
+    config::{Config, MasterSecret},
+    store::sqlite::SqliteStore,
+};
+
+/// What the relay must keep to itself.
+pub(super) struct Secrets {
+    master: MasterSecret,
+    /// What signs access tokens, and what still verifies them.
+    pub(super) signing: SigningKeys,
+}
+
+impl Secrets {
+    /// The configured secrets; those that are not, when embedded, from the data folder, where they are made once and only
+    /// their owner may read them.
+    pub(super) fn load(config: &Config) -> Result<Self, StartError> {
+        if config.database_url.is_none() {
+            let folder = &config.data_dir;
+            SqliteStore::make_folder(folder)
+                .map_err(|error| StartError::Io(folder.display().to_string(), error))?;
+        }
+        let master = match &config.master_secret {
+            Some(secret) => secret.clone(),
+            None => master_secret(&kept(&config.data_dir.join("master.key"))?)?,
+        };
+        let signing = match &config.token_signing_key {
+            Some(setting) => configured_keys(setting)?,
+            None => {
+                let path = config.data_dir.join("token-signing.key");
+                SigningKeys::parse(&kept(&path)?)
+                    .map_err(|error| StartError::Secret(path.display().to_string(), error.to_string()))?
+            }
+        };
+        Ok(Self { master, signing })
+    }
+
+    /// A key for one purpose, grown from the master secret (HKDF-SHA-256, RFC 5869).
+    pub(super) fn key_for(&self, purpose: &[u8]) -> [u8; 32] {
+        let mut key = [0; 32];
+        let grown = Hkdf::<Sha256>::new(Some(b"restante-v1"), &self.master.0).expand(purpose, &mut key);
+        debug_assert!(grown.is_ok(), "32 bytes are less than the most that HKDF gives");
+        key
+    }
+}
+
+/// The keys of the setting: its value, or what the file holds that it names.
+fn configured_keys(setting: &SecretString) -> Result<SigningKeys, StartError> {
+    let value = setting.expose_secret();
+    if let Ok(keys) = SigningKeys::parse(value) {
+        return Ok(keys);
+    }
+    let wrong = |why: String| StartError::Secret("TOKEN_SIGNING_KEY".into(), why);
+    // The value may be a mistyped secret: it is not told.
+    let text = fs::read_to_string(value)
+        .map_err(|error| wrong(format!("neither keys nor a file that can be read ({})", error.kind())))?;
+    SigningKeys::parse(&text).map_err(|error| wrong(error.to_string()))
+}
+
+fn master_secret(text: &str) -> Result<MasterSecret, StartError> {
+    let bytes = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+    let wrong = || StartError::Secret("master.key".into(), "does not hold 32 bytes in base64".into());
+    bytes.map(MasterSecret).ok_or_else(wrong)
+}
+
+/// The text of a secret file, which is made with 32 random bytes in base64 if there is none.
+fn kept(path: &Path) -> Result<String, StartError> {
+    let failed = |error| StartError::Io(path.display().to_string(), error);
+    match make(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::read_to_string(path).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Written beside and then linked to its name, so that no other process ever reads half of it.
+fn make(path: &Path) -> io::Result<String> {
+    if path.exists() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    let text = STANDARD.encode(bytes);
+    let draft = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&draft, path);
+    fs::remove_file(&draft)?;
+    linked?;
+    Ok(text)
+}

@@ -1,0 +1,146 @@
+//! Handing bundles out, and to whom without one-time keys: nobody may drain what others need.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Keys, LOW, Refusal};
+use crate::{
+    domain::{ConversationKey, DeviceId, DeviceNo, Drawn, Quota, SecurityEvent, Timestamp, UserId},
+    hot::{Budgets, Event, KeysLow},
+    store::{OneTimeKeys, TakenBundle},
+};
+
+/// How long a user id is a newcomer.
+const NEW: Duration = Duration::from_hours(24);
+
+/// How often bundles come with one-time keys.
+pub struct FetchRules {
+    /// Where what was handed out is counted.
+    pub budgets: Arc<Budgets>,
+    /// One caller's fetches of one user.
+    pub pair: Quota,
+    /// Half of all fetches of one user: the other half is kept for callers to whom the user has written.
+    pub half: Quota,
+    /// All fetches of one user by callers that are newcomers.
+    pub newcomers: Quota,
+    /// To find out to whom a user has written.
+    pub conversations: ConversationKey,
+}
+
+/// Who fetches.
+#[derive(Debug, Clone, Copy)]
+pub struct Fetcher {
+    /// The user.
+    pub user_id: UserId,
+    /// The calling device.
+    pub device_no: DeviceNo,
+    /// Since when the user id is claimed.
+    pub user_since: Timestamp,
+}
+
+impl Keys {
+    /// Takes a bundle of one device, and tells its owner when keys run low or a limit was tripped.
+    ///
+    /// # Errors
+    /// `UnknownDevice` when there is no such active device.
+    pub async fn bundle(
+        &self,
+        fetcher: Option<Fetcher>,
+        user: UserId,
+        device: Option<&DeviceId>,
+    ) -> Result<TakenBundle, Refusal> {
+        let onetime = self.allowance(fetcher, user).await?;
+        let taken = self.store.take_bundle(user, device, onetime).await?.ok_or(Refusal::UnknownDevice)?;
+        self.tell_owner(user, std::slice::from_ref(&taken), onetime).await?;
+        Ok(taken)
+    }
+
+    /// Takes a bundle of every device of a user; of the fetcher's own user every other one.
+    ///
+    /// # Errors
+    /// `UnknownDevice` when the user has no active device.
+    pub async fn bundles(&self, fetcher: Option<Fetcher>, user: UserId) -> Result<Vec<TakenBundle>, Refusal> {
+        let own = fetcher.filter(|fetcher| fetcher.user_id == user).map(|fetcher| fetcher.device_no);
+        let onetime = self.allowance(fetcher, user).await?;
+        let taken = self.store.take_bundles(user, own, onetime).await?.ok_or(Refusal::UnknownDevice)?;
+        self.tell_owner(user, &taken, onetime).await?;
+        Ok(taken)
+    }
+
+    /// Whether this fetch gets one-time keys. A user's own devices always do.
+    async fn allowance(&self, fetcher: Option<Fetcher>, target: UserId) -> Result<OneTimeKeys, Refusal> {
+        if fetcher.is_some_and(|fetcher| fetcher.user_id == target) {
+            return Ok(OneTimeKeys::Given);
+        }
+        let now = self.clock.now();
+        if let Some(fetcher) = fetcher
+            && !self.draw("fetch pair", &[fetcher.user_id, target], self.fetch.pair, now).await
+        {
+            return Ok(OneTimeKeys::Withheld);
+        }
+        // Who cannot be told apart, in open mode, counts as a newcomer.
+        let is_new = fetcher.is_none_or(|fetcher| now.since(fetcher.user_since) < NEW);
+        let shared = (!is_new || self.draw("fetch newcomers", &[target], self.fetch.newcomers, now).await)
+            && self.draw("fetch anyone", &[target], self.fetch.half, now).await;
+        if shared || self.kept_for(fetcher, target, now).await? {
+            return Ok(OneTimeKeys::Given);
+        }
+        Ok(OneTimeKeys::Withheld)
+    }
+
+    /// Whether the fetcher has a place in what is kept for callers to whom the target has written.
+    async fn kept_for(
+        &self,
+        fetcher: Option<Fetcher>,
+        target: UserId,
+        now: Timestamp,
+    ) -> Result<bool, Refusal> {
+        let Some(fetcher) = fetcher else { return Ok(false) };
+        let conversation = self.fetch.conversations.of(target, fetcher.user_id);
+        let known = self.store.has_written(conversation, target).await?;
+        Ok(known && self.draw("fetch known", &[target], self.fetch.half, now).await)
+    }
+
+    async fn tell_owner(
+        &self,
+        owner: UserId,
+        taken: &[TakenBundle],
+        onetime: OneTimeKeys,
+    ) -> Result<(), Refusal> {
+        let limit_tripped = onetime == OneTimeKeys::Withheld;
+        if limit_tripped {
+            self.note_seldom(owner, SecurityEvent::LimitTripped).await?;
+            // Whoever fetches too much must not be able to flood the owner's sockets instead.
+            if !self.draw("limit told", &[owner], Quota::per_minute(1), self.clock.now()).await {
+                return Ok(());
+            }
+        }
+        for bundle in taken {
+            if limit_tripped || bundle.onetime_left < LOW || bundle.last_resort_given {
+                let low = KeysLow {
+                    onetime_prekeys: bundle.onetime_left,
+                    kem_prekeys: bundle.kem_left,
+                    last_resort_used: bundle.last_resort_given,
+                    limit_tripped,
+                };
+                self.switchboard.notify(bundle.device_no, Event::KeysLow(low)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters an event that anybody can cause: at most once an hour for each user.
+    pub(super) async fn note_seldom(&self, user: UserId, event: SecurityEvent) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        let what = if event == SecurityEvent::LimitTripped { "note limit" } else { "note admission" };
+        if self.draw(what, &[user], Quota::per_hour(1), now).await {
+            self.store.note_event(user, event, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn draw(&self, what: &'static str, of: &[UserId], quota: Quota, now: Timestamp) -> bool {
+        let ids: Vec<_> = of.iter().map(|user| user.uuid()).collect();
+        let parts: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
+        self.fetch.budgets.draw(what, &parts, quota, now).await == Drawn::Taken
+    }
+}
