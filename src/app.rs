@@ -31,7 +31,7 @@ use utoipa_actix_web::AppExt;
 
 use crate::{
     api,
-    auth::{Authority, Tokens},
+    auth::{Authority, InvalidSigningKeys, SigningKeys, Tokens},
     config::{AuthMode, Config, MasterSecret},
     domain::{Clock, ConversationKey, Pseudonyms},
     hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
@@ -67,6 +67,9 @@ pub enum StartError {
     /// The address cannot be listened on, or the data folder cannot be used.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
+    /// The keys that sign tokens are none.
+    #[error("the signing keys cannot be used: {0}")]
+    SigningKeys(#[from] InvalidSigningKeys),
     /// The secret in the data folder is not one.
     #[error("{0} does not hold 32 bytes in base64")]
     MasterSecret(String),
@@ -104,8 +107,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     let sessions = Arc::new(Sessions::default());
     let (engine, engine_name) = open_hot(&config, &sessions)?;
     let switchboard = Switchboard::new(sessions, engine);
-    let tokens =
-        Tokens::new(&config.relay_name, &derive(&master, b"token signing"), config.access_token_life);
+    let seed = STANDARD.encode(derive(&master, b"token signing"));
+    let tokens = Tokens::new(&config.relay_name, &SigningKeys::parse(&seed)?, config.access_token_life);
     let open = config.auth_mode == AuthMode::Open;
     let authority = Authority::new(tokens, open, Arc::clone(&store), Arc::clone(&clock)).await?;
 

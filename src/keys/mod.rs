@@ -20,7 +20,7 @@ use crate::{
     },
     hot::{Event, KeysLow, Switchboard},
     store::{
-        Deactivated, KeyUpload, Limits, LinkOffer, NewSession, OneTimeKeys, Published, Registered,
+        Deactivated, KeyUpload, Limits, LinkOffer, NewSession, OneTimeKeys, Principal, Published, Registered,
         Registration, Store, StoreError, TakenBundle,
     },
 };
@@ -165,13 +165,13 @@ impl Keys {
     ///
     /// # Errors
     /// A [`Refusal`]; nothing changed.
-    pub async fn register(&self, request: RegistrationRequest) -> Result<(Caller, Timestamp), Refusal> {
+    pub async fn register(&self, request: RegistrationRequest) -> Result<(Principal, Timestamp), Refusal> {
         let rules = self.rules();
         let registration = blocking(move || checked_registration(&rules, request)).await?;
         let positions = Indexes::of(&registration.onetime_prekeys, &registration.kem_prekeys);
         let now = self.clock.now();
         match self.store.register_device(registration, now).await? {
-            Registered::Registered(principal) => Ok((principal.caller, now)),
+            Registered::Registered(principal) => Ok((principal, now)),
             Registered::AdmissionRequired | Registered::AdmissionUsed => Err(Refusal::LinkRequired),
             Registered::DeviceExists => Err(Refusal::DeviceExists),
             Registered::LinkRequired => Err(Refusal::LinkRequired),

@@ -42,8 +42,9 @@ async fn register_device(
     let expires_at = keys.clock.now().plus(config.refresh_token_life);
     let request = registration(&path, body, NewSession { session_id, refresh_hash, expires_at })?;
     let registration_id = request.registration_id.get();
-    let (caller, created_at) = keys.register(request).await?;
-    let (access_token, expires_in) = authority.issue(&caller, session_id)?;
+    let (principal, created_at) = keys.register(request).await?;
+    let (access_token, expires_in) = authority.issue(&principal, session_id, created_at)?;
+    let caller = principal.caller;
     Ok(HttpResponse::Created().json(RegisterAnswer {
         user_id: Id(caller.user_id.uuid()),
         device_id: caller.device_id.as_str().to_owned(),
