@@ -9,7 +9,7 @@ use crate::{
     auth::Authority,
     domain::Clock,
     hot::Switchboard,
-    store::{Store, StoreError},
+    store::{Revocation, Store, StoreError},
 };
 
 /// How often the heads of connected devices' mailboxes are compared with what their sessions have written.
@@ -41,15 +41,18 @@ pub async fn reconcile(store: Arc<dyn Store>, switchboard: Arc<Switchboard>, sto
     .await;
 }
 
-/// Shuts revoked devices out on this node and ends their sessions.
+/// Shuts revoked devices and sessions out on this node and ends their sockets.
 pub async fn follow_revocations(
     authority: Arc<Authority>,
     switchboard: Arc<Switchboard>,
     stop: CancellationToken,
 ) {
     every(REVOCATIONS_EVERY, stop, "revocations could not be read", async || {
-        for device in authority.read_revocations().await? {
-            switchboard.end(device);
+        for revocation in authority.read_revocations().await? {
+            match revocation {
+                Revocation::Device(device) => switchboard.end(device),
+                Revocation::Session(device, session) => switchboard.log_out(device, session),
+            }
         }
         Ok(())
     })

@@ -1,5 +1,13 @@
-//! Who is calling: the bearer token of a device, or in open mode the path.
+//! Who is calling: the bearer token or ticket of a device, or in open mode the path; and by what devices and host
+//! applications prove themselves: challenges, refresh tokens, admission tokens.
 
+mod admission;
+mod challenge;
+mod provider;
+mod refresh;
+mod remembered;
+mod secrets;
+mod signing;
 mod tokens;
 
 use std::{
@@ -16,12 +24,17 @@ use actix_web::{
 };
 use futures_util::future::{Ready, ready};
 
-pub use tokens::{Claims, Tokens, fresh_secret, fresh_session_id, secret_hash};
+pub use admission::{Admission, AdmissionFault, AdmissionRefusal, Admissions};
+pub use challenge::Challenges;
+pub use refresh::{RefreshToken, RefreshTokens};
+pub use secrets::{fresh_secret, fresh_session_id, secret_hash};
+pub use signing::{InvalidSigningKeys, SigningKeys};
+pub use tokens::{Claims, Ticket, Tokens};
 
 use crate::{
-    domain::{Caller, Clock, DeviceId, DeviceNo, SessionId, UserId},
+    domain::{Caller, Clock, DeviceId, DeviceNo, SessionId, Timestamp, UserId},
     http::Problem,
-    store::{Revocation, Store, StoreError},
+    store::{Principal, Revocation, Store, StoreError},
     wire::parse_uuid,
 };
 
@@ -41,10 +54,18 @@ pub struct Authority {
 }
 
 struct Revoked {
-    /// The devices, and when this node learned of each. What was learned is kept for as long as a token could live, so
-    /// that a poll which began before a deactivation cannot let the device in again.
-    devices: HashMap<DeviceNo, Instant>,
+    /// The devices and sessions, and when this node learned of each. What was learned is kept for as long as a token could
+    /// live, so that a poll which began before a revocation cannot let anyone in again.
+    learned: HashMap<Revocation, Instant>,
     read_at: Instant,
+}
+
+impl Revoked {
+    fn cover(&self, claims: &Claims) -> bool {
+        let device = claims.caller.device_no;
+        self.learned.contains_key(&Revocation::Device(device))
+            || self.learned.contains_key(&Revocation::Session(device, claims.session))
+    }
 }
 
 impl Authority {
@@ -58,50 +79,60 @@ impl Authority {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        let revoked = RwLock::new(Revoked { devices: HashMap::new(), read_at: Instant::now() });
+        let revoked = RwLock::new(Revoked { learned: HashMap::new(), read_at: Instant::now() });
         let authority = Arc::new(Self { tokens, open, store, clock, revoked });
         authority.read_revocations().await?;
         Ok(authority)
     }
 
-    /// Reads which devices were revoked while a token of theirs could still be alive, and returns them all: a session
-    /// may have opened in the moment before its device was known to be revoked.
+    /// Reads what was revoked while a token of it could still be alive, and returns it all: a socket may have opened in
+    /// the moment before this was known.
     ///
     /// # Errors
     /// When the store cannot be asked; after 3 s of that every call is answered 503.
-    pub async fn read_revocations(&self) -> Result<Vec<DeviceNo>, StoreError> {
+    pub async fn read_revocations(&self) -> Result<Vec<Revocation>, StoreError> {
         let asked_at = Instant::now();
-        let since = self.clock.now().minus(self.tokens.life() + SKEW);
-        let revoked = self.store.revocations(since).await?;
-        let devices: Vec<_> = revoked
-            .iter()
-            .map(|revocation| match revocation {
-                Revocation::Device(device) | Revocation::Session(device, _) => *device,
-            })
-            .collect();
-        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
         let longest = self.tokens.life() + SKEW;
-        revoked.devices.retain(|_, learned| learned.elapsed() < longest);
+        let found = self.store.revocations(self.clock.now().minus(longest)).await?;
+        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        revoked.learned.retain(|_, learned| learned.elapsed() < longest);
         revoked.read_at = asked_at;
-        for device in &devices {
-            revoked.devices.entry(*device).or_insert(asked_at);
+        for revocation in &found {
+            revoked.learned.entry(*revocation).or_insert(asked_at);
         }
-        Ok(devices)
+        Ok(found)
     }
 
     /// Shuts a device out at once on this node.
     pub fn revoke(&self, device: DeviceNo) {
-        self.revoked.write().unwrap_or_else(PoisonError::into_inner).devices.insert(device, Instant::now());
+        self.learn(Revocation::Device(device));
     }
 
-    /// A token for a device, and its life in seconds.
+    /// Shuts a session of a device out at once on this node.
+    pub fn revoke_session(&self, device: DeviceNo, session: SessionId) {
+        self.learn(Revocation::Session(device, session));
+    }
+
+    fn learn(&self, revocation: Revocation) {
+        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        revoked.learned.insert(revocation, Instant::now());
+    }
+
+    /// The token that a device got at `at`, and for how many seconds from now it lives. The same arguments give the same
+    /// token, so that an answer that was lost can be given again.
     ///
     /// # Errors
     /// 500 when it could not be signed.
-    pub fn issue(&self, caller: &Caller, session: SessionId) -> Result<(String, u64), Problem> {
-        let token = self.tokens.issue(caller, session, self.clock.now());
+    pub fn issue(
+        &self,
+        principal: &Principal,
+        session: SessionId,
+        at: Timestamp,
+    ) -> Result<(String, u64), Problem> {
+        let token = self.tokens.issue(principal, session, at);
         let token = token.ok_or_else(|| Problem::new(500, "internal", "no token could be signed"))?;
-        Ok((token, self.tokens.life().as_secs()))
+        let left = at.plus(self.tokens.life()).seconds().saturating_sub(self.clock.now().seconds());
+        Ok((token, u64::try_from(left).unwrap_or(0)))
     }
 
     /// What a token says.
@@ -111,8 +142,40 @@ impl Authority {
     pub fn claims(&self, token: &str) -> Result<Claims, Problem> {
         let bad = || Problem::new(401, "bad-token", "the access token is not valid or has ended");
         let claims = self.tokens.check(token, self.clock.now()).ok_or_else(bad)?;
+        self.check_revocations(&claims, bad)?;
+        Ok(claims)
+    }
+
+    /// A ticket with which the device of these claims opens one socket within 30 s.
+    ///
+    /// # Errors
+    /// 500 when it could not be made.
+    pub fn ticket(&self, claims: &Claims) -> Result<String, Problem> {
+        let ticket = self.tokens.issue_ticket(claims, self.clock.now());
+        ticket.ok_or_else(|| Problem::new(500, "internal", "no ticket could be made"))
+    }
+
+    /// What a ticket says, which is used up by this.
+    ///
+    /// # Errors
+    /// 401 `bad-ticket` for a ticket that is none, has ended, was used before or was revoked; 503 when the store cannot be
+    /// asked.
+    pub async fn redeem(&self, ticket: &str) -> Result<Claims, Problem> {
+        let bad = || Problem::new(401, "bad-ticket", "the ticket is not valid, has ended or was used");
+        let Ticket { claims, single_use } =
+            self.tokens.check_ticket(ticket, self.clock.now()).ok_or_else(bad)?;
+        self.check_revocations(&claims, bad)?;
+        if !self.store.use_once(single_use).await? {
+            return Err(bad());
+        }
+        // Once more, because the device may have been revoked while the store was asked.
+        self.check_revocations(&claims, bad)?;
+        Ok(claims)
+    }
+
+    fn check_revocations(&self, claims: &Claims, bad: impl Fn() -> Problem) -> Result<(), Problem> {
         let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
-        if revoked.devices.contains_key(&claims.caller.device_no) {
+        if revoked.cover(claims) {
             return Err(bad());
         }
         if revoked.read_at.elapsed() > STALE {
@@ -121,7 +184,16 @@ impl Authority {
                 "revocations cannot be read at the moment",
             ));
         }
-        Ok(claims)
+        Ok(())
+    }
+
+    /// Who presents this ticket, which is used up by it. In open mode there are no tickets: as [`Authority::identify`].
+    ///
+    /// # Errors
+    /// As [`Authority::redeem`].
+    pub async fn identify_by_ticket(self: &Arc<Self>, ticket: &str) -> Result<Identity, Problem> {
+        let claims = if self.open { None } else { Some(self.redeem(ticket).await?) };
+        Ok(Identity { authority: Arc::clone(self), claims })
     }
 
     /// Who presents these headers.
@@ -191,7 +263,7 @@ impl Identity {
         self.claims.as_ref().map(|claims| &claims.caller)
     }
 
-    /// When the token ends; none in open mode.
+    /// What the token or ticket says; none in open mode.
     #[must_use]
     pub const fn claims(&self) -> Option<&Claims> {
         self.claims.as_ref()

@@ -1,28 +1,27 @@
-//! Access tokens: JWTs signed with Ed25519 (RFC 7519, RFC 8037), checked without asking the store.
+//! Access tokens and socket tickets: JWTs signed with Ed25519 (RFC 7519, RFC 8037, RFC 9068), checked without asking
+//! the store.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
-use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
-use jsonwebtoken::{
-    Algorithm, DecodingKey, EncodingKey, Header, Validation,
-    crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils},
-    errors::{Error, ErrorKind},
-    signature,
-};
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::{provider, remembered::Remembered, secrets::canonical, signing::SigningKeys};
 use crate::{
     domain::{Caller, DeviceId, DeviceNo, DeviceNumber, SessionId, Timestamp, UserId},
+    store::{Principal, SingleUse},
     wire::Id,
 };
 
-/// Tokens whose signature was checked, remembered so that it is checked once.
-const REMEMBERED: usize = 50_000;
+/// How long a ticket lives.
+const TICKET_LIFE: Duration = Duration::from_secs(30);
+
+/// `typ` of an access token (RFC 9068).
+const ACCESS: &str = "at+jwt";
+
+/// `typ` of a ticket.
+const TICKET: &str = "ticket+jwt";
 
 /// What an access token says.
 #[derive(Debug, Clone)]
@@ -31,48 +30,76 @@ pub struct Claims {
     pub caller: Caller,
     /// The session it belongs to.
     pub session: SessionId,
+    /// When the device's user id was claimed, to the second.
+    pub user_since: Timestamp,
     /// When it ends.
     pub expires_at: Timestamp,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Payload {
-    iss: String,
-    aud: String,
+/// What a ticket says.
+#[derive(Debug)]
+pub struct Ticket {
+    /// The claims of the access token that asked for it, and its end.
+    pub claims: Claims,
+    /// What must be used up for the ticket to count.
+    pub single_use: SingleUse,
+}
+
+/// Who a token is about.
+#[derive(Serialize, Deserialize)]
+struct Subject {
     sub: Id,
     sid: Id,
     device_id: String,
     device_number: u8,
     device_no: i64,
+    user_since: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AccessPayload {
+    iss: String,
+    aud: String,
+    #[serde(flatten)]
+    subject: Subject,
     iat: i64,
     exp: i64,
 }
 
-/// Signs and checks access tokens.
+#[derive(Serialize, Deserialize)]
+struct TicketPayload {
+    iss: String,
+    aud: String,
+    #[serde(flatten)]
+    subject: Subject,
+    iat: i64,
+    exp: i64,
+    until: i64,
+    jti: String,
+}
+
+/// Signs and checks access tokens and tickets.
 pub struct Tokens {
     relay_name: String,
-    key_id: String,
-    signing: EncodingKey,
-    verifying: DecodingKey,
+    ticket_audience: String,
+    signing: Option<(String, EncodingKey)>,
+    verifying: Vec<(String, DecodingKey)>,
     life: Duration,
-    remembered: Mutex<HashMap<[u8; 32], Claims>>,
+    remembered: Remembered,
 }
 
 impl Tokens {
-    /// Tokens of the relay of this name, signed with the key grown from `seed`.
+    /// Tokens of the relay of this name that live so long.
     #[must_use]
-    pub fn new(relay_name: &str, seed: &[u8; 32], life: Duration) -> Self {
-        if PROVIDER.install_default().is_err() {
-            tracing::trace!("another relay of this process installed the same provider");
-        }
-        let public = SigningKey::from_bytes(seed).verifying_key();
+    pub fn new(relay_name: &str, keys: &SigningKeys, life: Duration) -> Self {
+        provider::install();
         Self {
             relay_name: relay_name.to_owned(),
-            key_id: blake3::hash(public.as_bytes()).to_hex()[..16].to_owned(),
-            signing: EncodingKey::from_ed_der(seed),
-            verifying: DecodingKey::from_ed_der(public.as_bytes()),
+            ticket_audience: format!("{relay_name}/ticket"),
+            signing: keys.signing(),
+            verifying: keys.verifying(),
             life,
-            remembered: Mutex::default(),
+            remembered: Remembered::new(life),
         }
     }
 
@@ -82,188 +109,133 @@ impl Tokens {
         self.life
     }
 
-    /// A token for a device. None when it could not be signed, which would be a fault of this program.
+    /// A token for a device: always the same one for the same arguments. None when it could not be signed, which would be
+    /// a fault of this program.
     #[must_use]
-    pub fn issue(&self, caller: &Caller, session: SessionId, now: Timestamp) -> Option<String> {
-        let payload = Payload {
+    pub fn issue(&self, principal: &Principal, session: SessionId, issued_at: Timestamp) -> Option<String> {
+        let payload = AccessPayload {
             iss: self.relay_name.clone(),
             aud: self.relay_name.clone(),
-            sub: Id(caller.user_id.uuid()),
-            sid: Id(session.uuid()),
-            device_id: caller.device_id.as_str().to_owned(),
-            device_number: caller.device_number.get(),
-            device_no: caller.device_no.0,
-            iat: now.seconds(),
-            exp: now.plus(self.life).seconds(),
+            subject: Subject::of(&principal.caller, session, principal.user_since),
+            iat: issued_at.seconds(),
+            exp: issued_at.plus(self.life).seconds(),
         };
-        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::EdDSA) };
-        jsonwebtoken::encode(&header, &payload, &self.signing).ok()
+        self.sign(ACCESS, &payload)
     }
 
     /// What a token says, when it is this relay's and has not ended.
     #[must_use]
     pub fn check(&self, token: &str, now: Timestamp) -> Option<Claims> {
-        let digest = *blake3::hash(token.as_bytes()).as_bytes();
-        let known = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
-        let claims = match known {
-            Some(claims) => claims,
-            None => self.remember(digest, self.decode(token)?),
-        };
-        (now < claims.expires_at).then_some(claims)
-    }
-
-    fn remember(&self, digest: [u8; 32], claims: Claims) -> Claims {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED {
-            remembered.clear();
+        let hash = *blake3::hash(token.as_bytes()).as_bytes();
+        if let Some(claims) = self.remembered.find(&hash) {
+            return (now < claims.expires_at).then_some(claims);
         }
-        remembered.insert(digest, claims.clone());
-        claims
+        let payload: AccessPayload = self.verify(ACCESS, &self.relay_name, token)?;
+        let expires_at = self.end(payload.iat, payload.exp)?;
+        let claims = payload.subject.claims(expires_at).filter(|_| now < expires_at)?;
+        self.remembered.keep(hash, claims.clone(), now);
+        Some(claims)
     }
 
-    fn decode(&self, token: &str) -> Option<Claims> {
+    /// A ticket for a socket of the device that these claims are about; it never outlives them. None when it could not be
+    /// made: no randomness, or as in [`Tokens::issue`].
+    #[must_use]
+    pub fn issue_ticket(&self, claims: &Claims, now: Timestamp) -> Option<String> {
+        let mut jti = [0; 16];
+        if getrandom::fill(&mut jti).is_err() {
+            tracing::error!("the operating system gives no randomness");
+            return None;
+        }
+        let payload = TicketPayload {
+            iss: self.relay_name.clone(),
+            aud: self.ticket_audience.clone(),
+            subject: Subject::of(&claims.caller, claims.session, claims.user_since),
+            iat: now.seconds(),
+            exp: now.plus(TICKET_LIFE).min(claims.expires_at).seconds(),
+            until: claims.expires_at.seconds(),
+            jti: URL_SAFE_NO_PAD.encode(jti),
+        };
+        self.sign(TICKET, &payload)
+    }
+
+    /// What a ticket says, when it is this relay's and has not ended. Whether it was used before the store knows.
+    #[must_use]
+    pub fn check_ticket(&self, ticket: &str, now: Timestamp) -> Option<Ticket> {
+        let payload: TicketPayload = self.verify(TICKET, &self.ticket_audience, ticket)?;
+        let expires_at = seconds(payload.exp)?;
+        let jti: [u8; 16] = canonical(&payload.jti)?;
+        if now >= expires_at {
+            return None;
+        }
+        let claims = payload.subject.claims(self.end(payload.iat, payload.until)?)?;
+        let hash = blake3::derive_key("restante v1 socket ticket", &jti);
+        Some(Ticket { claims, single_use: SingleUse { hash, expires_at } })
+    }
+
+    fn sign(&self, kind: &str, payload: &impl Serialize) -> Option<String> {
+        let (name, key) = self.signing.as_ref()?;
+        let header =
+            Header { typ: Some(kind.to_owned()), kid: Some(name.clone()), ..Header::new(Algorithm::EdDSA) };
+        match jsonwebtoken::encode(&header, payload, key) {
+            Ok(token) => Some(token),
+            Err(error) => {
+                tracing::error!(kind = ?error.kind(), "a token could not be signed");
+                None
+            }
+        }
+    }
+
+    fn verify<P: DeserializeOwned>(&self, kind: &str, audience: &str, token: &str) -> Option<P> {
+        let header = jsonwebtoken::decode_header(token).ok()?;
+        if header.alg != Algorithm::EdDSA || header.typ.as_deref() != Some(kind) || header.crit.is_some() {
+            return None;
+        }
+        let name = header.kid?;
+        let (_, key) = self.verifying.iter().find(|(known, _)| *known == name)?;
         let mut rules = Validation::new(Algorithm::EdDSA);
+        rules.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         rules.set_issuer(&[&self.relay_name]);
-        rules.set_audience(&[&self.relay_name]);
+        rules.set_audience(&[audience]);
         // The injected clock decides about the end, not the machine's.
         rules.validate_exp = false;
-        let payload = jsonwebtoken::decode::<Payload>(token, &self.verifying, &rules).ok()?.claims;
-        // A token from before the life was shortened: revocations are remembered for the present life only.
-        let longest = payload.iat.checked_add(i64::try_from(self.life.as_secs()).ok()?)?;
-        Some(Claims {
-            caller: Caller {
-                user_id: UserId::new(payload.sub.0),
-                device_id: DeviceId::parse(&payload.device_id).ok()?,
-                device_number: DeviceNumber::new(payload.device_number.into()).ok()?,
-                device_no: DeviceNo(payload.device_no),
-            },
-            session: SessionId::new(payload.sid.0),
-            expires_at: Timestamp::from_millis(payload.exp.min(longest).checked_mul(1000)?),
-        })
+        Some(jsonwebtoken::decode::<P>(token, key, &rules).ok()?.claims)
+    }
+
+    /// When something ends that was issued then: a token from before the life was shortened ends earlier than it says,
+    /// because revocations are remembered for the present life only.
+    fn end(&self, issued_at: i64, says: i64) -> Option<Timestamp> {
+        let longest = issued_at.checked_add(i64::try_from(self.life.as_secs()).ok()?)?;
+        seconds(says.min(longest))
     }
 }
 
-/// A fresh refresh token: 32 random bytes as text, and the hash that is stored of it.
-///
-/// # Errors
-/// When the operating system gives no randomness.
-pub fn fresh_secret() -> Result<(String, [u8; 32]), getrandom::Error> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
-    let text = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes);
-    let hash = secret_hash(&text);
-    Ok((text, hash))
-}
-
-/// What is stored of a secret that was given out.
-#[must_use]
-pub fn secret_hash(text: &str) -> [u8; 32] {
-    *blake3::hash(text.as_bytes()).as_bytes()
-}
-
-/// A fresh session id.
-#[must_use]
-pub fn fresh_session_id() -> SessionId {
-    SessionId::new(Uuid::new_v4())
-}
-
-/// Ed25519 alone, over raw keys: every other algorithm is unknown here, and so cannot be smuggled in.
-static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: |algorithm, key| match (algorithm, <&[u8; 32]>::try_from(key.as_bytes())) {
-        (Algorithm::EdDSA, Ok(seed)) => Ok(Box::new(Ed25519Signer(SigningKey::from_bytes(seed)))),
-        _ => Err(refused()),
-    },
-    verifier_factory: |algorithm, key| match (algorithm, <&[u8; 32]>::try_from(key.try_get_as_bytes()?)) {
-        (Algorithm::EdDSA, Ok(public)) => {
-            Ok(Box::new(Ed25519Verifier(VerifyingKey::from_bytes(public).map_err(|_| refused())?)))
+impl Subject {
+    fn of(caller: &Caller, session: SessionId, user_since: Timestamp) -> Self {
+        Self {
+            sub: Id(caller.user_id.uuid()),
+            sid: Id(session.uuid()),
+            device_id: caller.device_id.as_str().to_owned(),
+            device_number: caller.device_number.get(),
+            device_no: caller.device_no.0,
+            user_since: user_since.seconds(),
         }
-        _ => Err(refused()),
-    },
-    key_utils: KeyUtils::new_unimplemented(),
-};
+    }
 
-fn refused() -> Error {
-    ErrorKind::InvalidAlgorithm.into()
-}
-
-struct Ed25519Signer(SigningKey);
-
-impl signature::Signer<Vec<u8>> for Ed25519Signer {
-    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
-        Ok(self.0.sign(message).to_bytes().to_vec())
+    fn claims(&self, expires_at: Timestamp) -> Option<Claims> {
+        let caller = Caller {
+            user_id: UserId::new(self.sub.0),
+            device_id: DeviceId::parse(&self.device_id).ok()?,
+            device_number: DeviceNumber::new(self.device_number.into()).ok()?,
+            device_no: DeviceNo(self.device_no),
+        };
+        let session = SessionId::new(self.sid.0);
+        Some(Claims { caller, session, user_since: seconds(self.user_since)?, expires_at })
     }
 }
 
-impl JwtSigner for Ed25519Signer {
-    fn algorithm(&self) -> Algorithm {
-        Algorithm::EdDSA
-    }
-}
-
-struct Ed25519Verifier(VerifyingKey);
-
-impl signature::Verifier<Vec<u8>> for Ed25519Verifier {
-    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
-        let signature = Signature::from_slice(signature).map_err(|_| signature::Error::new())?;
-        self.0.verify_strict(message, &signature).map_err(|_| signature::Error::new())
-    }
-}
-
-impl JwtVerifier for Ed25519Verifier {
-    fn algorithm(&self) -> Algorithm {
-        Algorithm::EdDSA
-    }
+fn seconds(seconds: i64) -> Option<Timestamp> {
+    seconds.checked_mul(1000).map(Timestamp::from_millis)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-
-    fn tokens(name: &str, seed: u8) -> Tokens {
-        Tokens::new(name, &[seed; 32], Duration::from_mins(15))
-    }
-
-    fn caller() -> Caller {
-        Caller {
-            user_id: UserId::new(Uuid::from_u128(7)),
-            device_id: DeviceId::parse("phone").unwrap(),
-            device_number: DeviceNumber::new(3).unwrap(),
-            device_no: DeviceNo(99),
-        }
-    }
-
-    #[test]
-    fn a_token_names_its_device_until_it_ends() {
-        let tokens = tokens("relay", 1);
-        let session = fresh_session_id();
-        let token = tokens.issue(&caller(), session, NOW).unwrap();
-        for _ in 0..2 {
-            let claims = tokens.check(&token, NOW).unwrap();
-            assert_eq!(claims.caller, caller());
-            assert_eq!(claims.session, session);
-        }
-        assert!(tokens.check(&token, NOW.plus(Duration::from_secs(899))).is_some());
-        assert!(tokens.check(&token, NOW.plus(Duration::from_mins(15))).is_none());
-    }
-
-    #[test]
-    fn a_token_of_another_relay_key_or_algorithm_is_worth_nothing() {
-        let tokens_here = tokens("relay", 1);
-        let other_key = tokens("relay", 2).issue(&caller(), fresh_session_id(), NOW).unwrap();
-        let other_name = tokens("other", 1).issue(&caller(), fresh_session_id(), NOW).unwrap();
-        let good = tokens_here.issue(&caller(), fresh_session_id(), NOW).unwrap();
-        let (_, rest) = good.split_once('.').unwrap();
-        let (payload, signature) = rest.split_once('.').unwrap();
-        let header =
-            |json: &str| base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, json);
-        let none = format!("{}.{payload}.", header(r#"{"alg":"none","typ":"JWT"}"#));
-        let hmac = format!("{}.{payload}.{signature}", header(r#"{"alg":"HS256","typ":"JWT"}"#));
-        for bad in [other_key, other_name, none, hmac, format!("{good}A"), String::new(), "a.b.c".to_owned()]
-        {
-            assert!(tokens_here.check(&bad, NOW).is_none());
-        }
-        assert!(tokens_here.check(&good, NOW).is_some());
-    }
-}
+mod tests;

@@ -162,6 +162,26 @@ pub fn link_statement(user_id: UserId, device_id: &DeviceId, identity_key: &Iden
     ])
 }
 
+/// What a device signs to log in: that it answers this challenge, on this relay, as this device of this user.
+#[must_use]
+pub fn login_statement(relay_name: &str, user_id: UserId, device_id: &DeviceId, challenge: &str) -> Vec<u8> {
+    let user_id = lower_case(user_id);
+    statement(&[
+        b"restante-auth-v1",
+        relay_name.as_bytes(),
+        user_id.as_bytes(),
+        device_id.as_str().as_bytes(),
+        challenge.as_bytes(),
+    ])
+}
+
+/// What an earlier identity key of a user signs so that a new one may bring the user back.
+#[must_use]
+pub fn recover_statement(relay_name: &str, user_id: UserId, new_identity: &IdentityKey) -> Vec<u8> {
+    let user_id = lower_case(user_id);
+    statement(&[b"restante-recover-v1", relay_name.as_bytes(), user_id.as_bytes(), new_identity.as_bytes()])
+}
+
 /// The digest by which a device and the relay compare the keys that do not get used up: SHA-256 over the identity
 /// key, then id (8 bytes, big-endian) and key of the signed pre-key, then the same of the last-resort KEM pre-key.
 #[must_use]

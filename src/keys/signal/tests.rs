@@ -252,6 +252,14 @@ fn statements_are_the_bytes_that_the_contract_names() {
     let mut expected = b"restante-link-v1\x0000000000-0000-0000-0000-00000000abcd\0Phone-1\0".to_vec();
     expected.extend_from_slice(&[7; 32]);
     assert_eq!(link_statement(user_id, &device_id, &identity), expected);
+
+    let expected =
+        b"restante-auth-v1\0localhost\x0000000000-0000-0000-0000-00000000abcd\0Phone-1\0challenge".to_vec();
+    assert_eq!(login_statement("localhost", user_id, &device_id, "challenge"), expected);
+
+    let mut expected = b"restante-recover-v1\0localhost\x0000000000-0000-0000-0000-00000000abcd\0".to_vec();
+    expected.extend_from_slice(&[7; 32]);
+    assert_eq!(recover_statement("localhost", user_id, &identity), expected);
 }
 
 #[test]
