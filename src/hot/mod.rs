@@ -4,6 +4,8 @@
 //! Two engines, Redis and in-process, pass the conformance suite in `tests/relay/hot.rs`. Nothing here is ever believed
 //! about what exists; a failed act is counted and forgotten, because the store and the reconciler make up for it.
 
+mod budgets;
+mod ledger;
 pub mod local;
 pub mod redis;
 mod switchboard;
@@ -18,6 +20,7 @@ use crate::domain::{
     Status, Timestamp, UserId,
 };
 
+pub use budgets::Budgets;
 pub use switchboard::{End, Line, Seat, Sessions, Signal, Switchboard};
 
 /// Hot state could not be reached, or answered nonsense.

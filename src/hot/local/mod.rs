@@ -13,15 +13,19 @@ use std::{
 use async_trait::async_trait;
 
 use self::cache::OfflineCache;
-use super::{Doorbell, Event, Hot, HotError, QUEUE_LENGTH};
+use super::{
+    Doorbell, Event, Hot, HotError, QUEUE_LENGTH,
+    ledger::{BUDGETS, Ledger},
+};
 use crate::domain::{BudgetKey, Delivery, DeviceNo, Drawn, Item, Position, Quota, Timestamp};
 
 /// How many bytes of bodies the hub keeps for devices that nobody listens for.
 const CACHE_WEIGHT: usize = 16 * 1024 * 1024;
 
-/// What the nodes of one process share: who listens for what, and the offline queues.
+/// What the nodes of one process share: who listens for what, the offline queues, and the budgets.
 pub struct LocalHub {
     state: Mutex<State>,
+    ledger: Mutex<Ledger>,
 }
 
 /// A node's number within its hub.
@@ -45,13 +49,18 @@ impl LocalHub {
             listeners: HashMap::new(),
             cache: OfflineCache::bounded(QUEUE_LENGTH, CACHE_WEIGHT),
         };
-        Arc::new(Self { state: Mutex::new(state) })
+        Arc::new(Self { state: Mutex::new(state), ledger: Mutex::new(Ledger::bounded(BUDGETS)) })
     }
 
     /// Every act is short and leaves nothing half done that a later one could trip over, so a lock that was poisoned
     /// by a panicking doorbell is as good as any.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing foreign runs under this lock.
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -171,8 +180,8 @@ impl Hot for LocalHot {
         Ok(())
     }
 
-    async fn draw(&self, _budget: BudgetKey, _quota: Quota, _now: Timestamp) -> Result<Drawn, HotError> {
-        Err(HotError("not built".into()))
+    async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError> {
+        Ok(self.hub.ledger().draw(budget, quota, now))
     }
 
     async fn check(&self) -> Result<(), HotError> {

@@ -24,6 +24,10 @@ pub(super) enum Fault {
     Redis(#[from] RedisError),
     #[error("redis answered something else than was asked")]
     Answer(#[from] redis::ParsingError),
+    #[error("redis answered nothing")]
+    NoAnswer,
+    #[error("budget is beyond what redis counts exactly")]
+    Inexact,
     #[error("event cannot be encoded")]
     Encode(#[from] rmp_serde::encode::Error),
 }

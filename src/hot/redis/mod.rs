@@ -1,8 +1,10 @@
-//! Hot state in Redis: one channel and one offline queue (a stream) for each device, for any number of nodes.
+//! Hot state in Redis: one channel and one offline queue (a stream) for each device and one counter for each
+//! budget, for any number of nodes.
 //!
 //! Every command names one key or channel, so that a cluster could take it. Nothing waits for Redis for long: acts have
 //! deadlines, and fail at once for a moment after one failed.
 
+mod budget;
 mod codec;
 mod fault;
 mod link;
@@ -46,6 +48,7 @@ pub struct RedisHot {
     node: NodeId,
     names: Names,
     link: Link,
+    budgets: budget::Script,
     wishes: Wishes,
     tasks: TaskTracker,
     closed: CancellationToken,
@@ -71,7 +74,8 @@ impl RedisHot {
         let tasks = TaskTracker::new();
         tasks.spawn_on(closed.clone().run_until_cancelled_owned(subscriber.run()), &runtime);
         tasks.close();
-        Ok(Self { node, names, link: Link::new(client), wishes, tasks, closed })
+        let link = Link::new(client);
+        Ok(Self { node, names, link, budgets: budget::Script::new(), wishes, tasks, closed })
     }
 
     /// Publishes the deliveries and gives back those that nobody received.
@@ -196,8 +200,8 @@ impl Hot for RedisHot {
         Ok(self.act(&mut pipeline).await?)
     }
 
-    async fn draw(&self, _budget: BudgetKey, _quota: Quota, _now: Timestamp) -> Result<Drawn, HotError> {
-        Err(HotError("not built".into()))
+    async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError> {
+        Ok(self.budgets.draw(&self.link, &self.names.budget(budget), quota, now).await?)
     }
 
     async fn check(&self) -> Result<(), HotError> {

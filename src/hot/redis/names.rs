@@ -1,17 +1,23 @@
 //! What this relay's channels and keys are called in Redis.
 
-use crate::domain::DeviceNo;
+use super::budget::hex;
+use crate::domain::{BudgetKey, DeviceNo};
 
 /// Names under one prefix, so that relays may share a Redis.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     channels: String,
     queues: String,
+    budgets: String,
 }
 
 impl Names {
     pub(super) fn under(prefix: &str) -> Self {
-        Self { channels: format!("{prefix}:d:"), queues: format!("{prefix}:q:") }
+        Self {
+            channels: format!("{prefix}:d:"),
+            queues: format!("{prefix}:q:"),
+            budgets: format!("{prefix}:budget:"),
+        }
     }
 
     /// The channel of a device's events.
@@ -22,6 +28,11 @@ impl Names {
     /// The stream of a device's offline queue.
     pub(super) fn queue(&self, device: DeviceNo) -> String {
         format!("{}{}", self.queues, device.0)
+    }
+
+    /// The counter of a budget.
+    pub(super) fn budget(&self, budget: BudgetKey) -> String {
+        format!("{}{}", self.budgets, hex(&budget.0))
     }
 
     /// The device that a channel is for, if it is one of ours.
