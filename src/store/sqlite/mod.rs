@@ -23,6 +23,8 @@ mod register;
 mod revocations;
 mod rows;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod used;
 
 use std::{io, path::Path, sync::Arc};
