@@ -45,8 +45,8 @@ pub(super) async fn expire(
     let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let mut room = limit.saturating_sub(number(due.len()));
     let mut expired = Expired { bodies: number(erased.len()), forgotten: number(over.len()), more: false };
-    for (forget, ended) in ended(now) {
-        let gone = sqlx::query(forget).bind(ended.millis()).bind(i64::from(room)).execute(&mut *tx).await?;
+    for (forget, moment) in ended(now) {
+        let gone = sqlx::query(forget).bind(moment.millis()).bind(i64::from(room)).execute(&mut *tx).await?;
         let gone = u32::try_from(gone.rows_affected()).unwrap_or(u32::MAX);
         expired.forgotten = expired.forgotten.saturating_add(gone);
         room = room.saturating_sub(gone);

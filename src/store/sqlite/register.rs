@@ -24,7 +24,7 @@ pub(super) async fn register_device(
     let user = registration.user_id;
     let refused = |outcome| Ok((outcome, Vec::new()));
     let incarnations = incarnations(tx, user).await?;
-    let right = match right(tx, &registration, &incarnations, context.now).await? {
+    let right = match right_to_register(tx, &registration, &incarnations, context.now).await? {
         Ok(right) => right,
         Err(outcome) => return refused(outcome),
     };
@@ -70,7 +70,7 @@ struct Right {
 }
 
 /// By what right the device may be registered, or why it may not.
-async fn right(
+async fn right_to_register(
     tx: &mut SqliteConnection,
     registration: &Registration,
     incarnations: &[Incarnation],
