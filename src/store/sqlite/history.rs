@@ -59,6 +59,18 @@ async fn page(
     .await
 }
 
+pub(super) const HAS_WRITTEN: &str = "SELECT EXISTS (SELECT 1 FROM \
+     (SELECT sender_id FROM messages WHERE conversation_id = ? ORDER BY sequence DESC LIMIT 200) \
+     WHERE sender_id = ?)";
+
+pub(super) async fn has_written(
+    conn: &mut SqliteConnection,
+    conversation: ConversationId,
+    from: UserId,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(HAS_WRITTEN).bind(conversation.uuid()).bind(from.uuid()).fetch_one(conn).await
+}
+
 pub(super) async fn mark(
     tx: &mut SqliteConnection,
     recipient: UserId,
