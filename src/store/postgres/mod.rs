@@ -28,7 +28,11 @@ mod standing;
 mod write_batch;
 
 #[cfg(test)]
+mod device_races;
+#[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod logins;
 #[cfg(test)]
 mod plans;
 #[cfg(test)]

@@ -155,7 +155,7 @@ impl RefreshRow {
 }
 
 /// A session of an active device that has not ended. Its row alone is locked: sessions come last.
-const LOCK: &str = "\
+pub(crate) const LOCK: &str = "\
     SELECT s.refresh_hash, s.previous_hash, s.rotated_at, s.expires_at, d.device_no, d.user_id, d.device_id, \
         d.device_number, u.claimed_at \
     FROM sessions s JOIN devices d ON d.device_no = s.device_no JOIN users u ON u.user_id = d.user_id \
