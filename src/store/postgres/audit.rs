@@ -9,20 +9,20 @@ use crate::domain::{AuditEntry, DeviceNumber, Pseudonym, SecurityEvent, Timestam
 /// What is to be entered.
 #[derive(Clone, Copy)]
 pub(super) struct Event {
-    event: SecurityEvent,
+    what: SecurityEvent,
     device: Option<DeviceNumber>,
     by: Option<DeviceNumber>,
 }
 
 impl Event {
     /// Something that happened to the user as a whole.
-    pub(super) const fn of_user(event: SecurityEvent) -> Self {
-        Self { event, device: None, by: None }
+    pub(super) const fn of_user(what: SecurityEvent) -> Self {
+        Self { what, device: None, by: None }
     }
 
     /// Something that happened to a device.
-    pub(super) const fn of_device(event: SecurityEvent, device: DeviceNumber) -> Self {
-        Self { event, device: Some(device), by: None }
+    pub(super) const fn of_device(what: SecurityEvent, device: DeviceNumber) -> Self {
+        Self { what, device: Some(device), by: None }
     }
 
     /// The same, done by another device.
@@ -42,7 +42,7 @@ pub(super) async fn enter(
         "INSERT INTO audit (subject, event, device_number, by_number, at) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(subject.0.as_slice())
-    .bind(event.event as i16)
+    .bind(event.what as i16)
     .bind(event.device.map(number))
     .bind(event.by.map(number))
     .bind(at(now))

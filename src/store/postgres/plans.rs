@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use super::{
     accept, audit, bundles, expiry,
     fixtures::{Database, register, registration, send, stored, user},
-    history, mailbox, sessions, write_batch,
+    history, mailbox, notices, sessions, write_batch,
 };
 
 /// Three thousand users with a device, and ten messages for each.
@@ -26,7 +26,7 @@ const FILL: [&str; 6] = [
 ];
 
 /// The statements that run for every message, bundle and reader.
-const BUSY: [(&str, &str); 16] = [
+const BUSY: [(&str, &str); 17] = [
     ("lock mailboxes", accept::LOCK_MAILBOXES),
     ("known", accept::KNOWN),
     ("participants", accept::PARTICIPANTS),
@@ -42,6 +42,7 @@ const BUSY: [(&str, &str); 16] = [
     ("has written", history::HAS_WRITTEN),
     ("due", expiry::DUE),
     ("refresh", sessions::LOCK),
+    ("waiting lists", notices::WAITING_LISTS),
     ("trail", audit::PAGE),
 ];
 
