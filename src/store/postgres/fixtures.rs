@@ -15,7 +15,7 @@ use crate::{
         KeyId, LinkedBy, ManualClock, MessageId, MessageType, OneTimePreKey, RegistrationId, Send, SessionId,
         SignedPreKey, Timestamp, UserId,
     },
-    store::{Accepted, Limits, LinkOffer, NewSession, Registered, Registration, Store},
+    store::{Accepted, Limits, LinkOffer, Login, NewSession, Registered, Registration, SingleUse, Store},
 };
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_750_000_000_000);
@@ -115,11 +115,7 @@ pub(super) fn registration(user_id: UserId, device: &str) -> Registration {
         link_token_hash: None,
         may_claim: true,
         revival: None,
-        session: NewSession {
-            session_id: SessionId::new(Uuid::new_v4()),
-            refresh_hash: *blake3::hash(&random_key()).as_bytes(),
-            expires_at: NOW.plus(Duration::from_hours(24 * 7)),
-        },
+        session: new_session(),
     }
 }
 
@@ -131,8 +127,18 @@ pub(super) async fn register(store: &PostgresStore, registration: Registration) 
 }
 
 pub(super) async fn linked(store: &PostgresStore, by: &Caller, device: &str, at: Timestamp) -> Caller {
+    try_linked(store, by, device, at).await.unwrap()
+}
+
+/// None when another offer took the place of this one.
+pub(super) async fn try_linked(
+    store: &PostgresStore,
+    by: &Caller,
+    device: &str,
+    at: Timestamp,
+) -> Option<Caller> {
     let mut newcomer = registration(by.user_id, device);
-    newcomer.link_token_hash = Some([9; 32]);
+    newcomer.link_token_hash = Some(random_hash());
     let offer = LinkOffer {
         user_id: by.user_id,
         by: by.device_no,
@@ -143,14 +149,32 @@ pub(super) async fn linked(store: &PostgresStore, by: &Caller, device: &str, at:
             identity_key: newcomer.identity_key,
             signature: [5; 64],
         },
-        token_hash: [9; 32],
+        token_hash: newcomer.link_token_hash?,
         expires_at: at.plus(Duration::from_mins(10)),
     };
     assert!(store.offer_link(offer, at).await.unwrap());
     match store.register_device(newcomer, at).await.unwrap() {
-        Registered::Registered(principal) => principal.caller,
+        Registered::Registered(principal) => Some(principal.caller),
+        Registered::LinkRequired => None,
         refused => panic!("{refused:?}"),
     }
+}
+
+pub(super) fn random_hash() -> [u8; 32] {
+    *blake3::hash(&random_key()).as_bytes()
+}
+
+fn new_session() -> NewSession {
+    NewSession {
+        session_id: SessionId::new(Uuid::new_v4()),
+        refresh_hash: random_hash(),
+        expires_at: NOW.plus(Duration::from_hours(24 * 7)),
+    }
+}
+
+pub(super) fn login(device: &Caller) -> Login {
+    let challenge = SingleUse { hash: random_hash(), expires_at: NOW.plus(Duration::from_mins(1)) };
+    Login { device_no: device.device_no, challenge, session: new_session() }
 }
 
 pub(super) fn send(from: &Caller, to: UserId) -> Send {

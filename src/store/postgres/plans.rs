@@ -3,9 +3,9 @@
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::{
-    accept, bundles, expiry,
+    accept, audit, bundles, expiry,
     fixtures::{Database, register, registration, send, stored, user},
-    history, mailbox, write_batch,
+    history, mailbox, notices, sessions, write_batch,
 };
 
 /// Three thousand users with a device, and ten messages for each.
@@ -26,7 +26,7 @@ const FILL: [&str; 6] = [
 ];
 
 /// The statements that run for every message, bundle and reader.
-const BUSY: [(&str, &str); 13] = [
+const BUSY: [(&str, &str); 17] = [
     ("lock mailboxes", accept::LOCK_MAILBOXES),
     ("known", accept::KNOWN),
     ("participants", accept::PARTICIPANTS),
@@ -39,7 +39,11 @@ const BUSY: [(&str, &str); 13] = [
     ("items", mailbox::ITEMS),
     ("take", bundles::TAKE),
     ("history", history::PAGE),
+    ("has written", history::HAS_WRITTEN),
     ("due", expiry::DUE),
+    ("refresh", sessions::LOCK),
+    ("waiting lists", notices::WAITING_LISTS),
+    ("trail", audit::PAGE),
 ];
 
 /// What the function `erase_item` of the migrations does.

@@ -10,8 +10,8 @@ use super::fixtures::{
 };
 use crate::{
     domain::{
-        Bodies, Caller, Conversation, ConversationId, DeviceNo, Item, KeyId, KeyKind, Position, Send, Status,
-        UserId,
+        Bodies, Caller, Conversation, ConversationId, DeviceNo, Item, KeyId, KeyKind, Position,
+        SecurityEvent, Send, Status, UserId,
     },
     store::{
         Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Limits, Mark, OneTimeKeys,
@@ -219,6 +219,10 @@ async fn keys_are_published_taken_and_never_come_back() {
     assert_eq!(store.publish_keys(phone.device_no, upload.clone(), NOW).await.unwrap(), published);
     let published = Published::Published { accepted: 0, already_known: 5, onetime_count: 2, kem_count: 1 };
     assert_eq!(store.publish_keys(phone.device_no, upload.clone(), NOW).await.unwrap(), published);
+    let entered: Vec<_> = store.audit(phone.user_id, None, 9).await.unwrap();
+    let entered: Vec<_> = entered.into_iter().map(|entry| (entry.event, entry.device_number)).collect();
+    let number = Some(phone.device_number);
+    assert_eq!(entered, [(SecurityEvent::KeyRotated, number), (SecurityEvent::DeviceAdded, number)]);
     let stats = store.key_stats(phone.device_no).await.unwrap().unwrap();
     assert_eq!((stats.unused_prekeys, stats.total_prekeys, stats.last_resort_used), (2, 4, false));
     let lasting = store.lasting_keys(phone.device_no).await.unwrap().unwrap();
@@ -235,6 +239,31 @@ async fn keys_are_published_taken_and_never_come_back() {
     renamed.id = KeyId::new(77).unwrap();
     let renamed = KeyUpload { onetime_prekeys: vec![renamed], ..KeyUpload::default() };
     assert_eq!(refused(renamed).await, Published::KeyReused(KeyKind::OneTime, KeyId::new(77).unwrap()));
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_withheld_stay_and_who_wrote_lately_is_known() {
+    let Some(database) = Database::create().await else { return };
+    let store = database.one_node().await;
+    let first = registration(user(), "phone");
+    let phone = register(&store, first.clone()).await;
+    let taken = store.take_bundle(phone.user_id, None, OneTimeKeys::Withheld).await.unwrap().unwrap();
+    assert_eq!((taken.bundle.onetime_prekey, taken.bundle.kem_prekey), (None, first.last_resort_kem_prekey));
+    assert_eq!((taken.onetime_left, taken.kem_left, taken.last_resort_given), (3, 1, true));
+    assert!(store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used);
+
+    let bob = register(&store, registration(user(), "phone")).await;
+    let message = send(&phone, bob.user_id);
+    let conversation = message.conversation.id();
+    stored(&store, message).await;
+    assert!(store.has_written(conversation, phone.user_id).await.unwrap());
+    assert!(!store.has_written(conversation, bob.user_id).await.unwrap());
+    for _ in 0..200 {
+        stored(&store, send(&bob, phone.user_id)).await;
+    }
+    assert!(store.has_written(conversation, bob.user_id).await.unwrap());
+    assert!(!store.has_written(conversation, phone.user_id).await.unwrap(), "that was 200 messages ago");
     database.drop().await;
 }
 
