@@ -49,10 +49,11 @@ async fn a_send_lies_in_every_mailbox_of_its_recipient(engine: Engine) {
     assert_eq!(receipt.conversation_id, send.conversation.id());
     assert_eq!(receipt.accepted_at, NOON);
     let Bodies::Same(body) = &send.bodies else { unreachable!() };
-    for device in [&bob, &tablet] {
+    // The phone's first position went to the notice that the tablet came.
+    for (device, position) in [(&bob, Position(2)), (&tablet, Position(1))] {
         let items = engine.items(device.device_no).await;
         assert_eq!(items.len(), 1);
-        assert_eq!(items[0].0, Position(1));
+        assert_eq!(items[0].0, position);
         let message = message(&items[0].1);
         assert_eq!(message.message_id, send.message_id);
         assert_eq!(message.envelope.as_ref(), Some(body));
@@ -184,8 +185,9 @@ async fn a_note_to_self_goes_to_every_other_device(engine: Engine) {
         matches!(engine.accept(named).await, Accepted::DeviceListMismatch(_)),
         "a device names not itself"
     );
-    assert_eq!(engine.positions(phone.device_no).await, [1]);
-    assert_eq!(engine.positions(tablet.device_no).await, [1]);
+    // Before them lay notices of each newcomer.
+    assert_eq!(engine.positions(phone.device_no).await, [3]);
+    assert_eq!(engine.positions(tablet.device_no).await, [2]);
     assert_eq!(engine.positions(laptop.device_no).await, [1, 2]);
 }
 
