@@ -1,12 +1,16 @@
 //! Deleting messages, for oneself and for everyone.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{accept::erase, rows};
+use super::{
+    accept::erase,
+    notices::{self, Notice, Says},
+    rows,
+};
 use crate::{
-    domain::{Delivery, DeviceNo, Item, METADATA_LIFE, MessageId, Position, Timestamp, UserId},
+    domain::{Delivery, DeviceNo, Item, MessageId, Position, Timestamp, UserId},
     store::{Deleted, Limits},
 };
 
@@ -105,55 +109,24 @@ async fn give_notice(
     limits: Limits,
     now: Timestamp,
 ) -> Result<Vec<Delivery>, sqlx::Error> {
-    let notice = MessageId::fresh(now);
-    let expires_at = now.plus(limits.notice_life);
     let mut addressed = Vec::new();
-    for (device, _) in &target.places {
-        if erased.contains(device) || count(tx, *device).await? < i64::from(limits.mailbox_items) {
-            addressed.push(device.0);
+    for &(device, _) in &target.places {
+        if erased.contains(&device) || count(tx, device).await? < i64::from(limits.mailbox_items) {
+            addressed.push(device);
         }
     }
-    let addressed = rows::numbers(addressed);
-    let mut places: Vec<(DeviceNo, Position)> = sqlx::query(
-        "UPDATE mailboxes SET head = head + 1 WHERE device_no IN (SELECT value FROM json_each(?)) \
-         RETURNING device_no, head",
-    )
-    .bind(addressed)
-    .try_map(|row: SqliteRow| Ok((rows::device_no(&row, "device_no")?, rows::position(&row, "head")?)))
-    .fetch_all(&mut *tx)
-    .await?;
-    if places.is_empty() {
-        return Ok(Vec::new());
-    }
-    places.sort_unstable();
-    sqlx::query(
-        "INSERT INTO messages (message_id, kind, sender_no, sender_id, recipient_id, deletes, accepted_at, \
-         expires_at, due_at, places) VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(notice.uuid())
-    .bind(target.sender_no.0)
-    .bind(target.sender.uuid())
-    .bind(target.recipient.uuid())
-    .bind(target.message.uuid())
-    .bind(now.millis())
-    .bind(expires_at.millis())
-    .bind(expires_at.min(now.plus(METADATA_LIFE)).millis())
-    .bind(rows::places(places.iter().copied()))
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query(
-        "INSERT INTO mailbox_items (device_no, position, message_id, sender_id, expires_at) \
-         SELECT value ->> 0, value ->> 1, ?, ?, ? FROM json_each(?)",
-    )
-    .bind(notice.uuid())
-    .bind(target.sender.uuid())
-    .bind(expires_at.millis())
-    .bind(rows::places(places.iter().copied()))
-    .execute(tx)
-    .await?;
-    let item = Arc::new(Item::Deleted { message_id: notice, deletes: target.message, expires_at });
-    let delivery = |(device_no, position)| Delivery { device_no, position, item: Arc::clone(&item) };
-    Ok(places.into_iter().map(delivery).collect())
+    let notice = Notice {
+        id: MessageId::fresh(now),
+        says: Says::Deleted(target.message),
+        sender_no: target.sender_no,
+        sender: target.sender,
+        recipient: target.recipient,
+        expires_at: now.plus(limits.notice_life),
+    };
+    let places = notices::put(tx, &addressed, &notice, now).await?;
+    let item =
+        Item::Deleted { message_id: notice.id, deletes: target.message, expires_at: notice.expires_at };
+    Ok(notices::deliveries(places, item))
 }
 
 async fn count(tx: &mut SqliteConnection, device: DeviceNo) -> Result<i64, sqlx::Error> {

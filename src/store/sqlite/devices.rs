@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::rows;
+use super::{
+    Context,
+    audit::{self, Entry},
+    notices, revocations, rows,
+};
 use crate::{
-    domain::{Caller, Device, DeviceId, DeviceNo, Timestamp, UserId},
-    store::Deactivated,
+    domain::{Caller, Delivery, Device, DeviceId, DeviceNo, DeviceNumber, SecurityEvent, Timestamp, UserId},
+    store::{Deactivated, Revocation},
 };
 
 /// A device younger than this may not deactivate older ones: a thief of a link token must not lock the owner out.
@@ -17,32 +21,51 @@ pub(super) async fn deactivate(
     tx: &mut SqliteConnection,
     by: Caller,
     target: DeviceId,
-    now: Timestamp,
-) -> Result<Deactivated, sqlx::Error> {
-    let found: Option<i64> = sqlx::query_scalar(
-        "SELECT device_no FROM devices WHERE user_id = ? AND device_id = ? AND deactivated_at IS NULL",
-    )
-    .bind(by.user_id.uuid())
-    .bind(target.as_str())
-    .fetch_optional(&mut *tx)
-    .await?;
-    let Some(device) = found.map(DeviceNo) else { return Ok(Deactivated::Unknown) };
-    if !may_deactivate(tx, &by, device, now).await? {
-        return Ok(Deactivated::NotAllowed);
+    context: Context,
+) -> Result<(Deactivated, Vec<Delivery>), sqlx::Error> {
+    let refused = |outcome| Ok((outcome, Vec::new()));
+    let Some((device, number)) = find(tx, by.user_id, &target).await? else {
+        return refused(Deactivated::Unknown);
+    };
+    if !may_deactivate(tx, &by, device, context.now).await? {
+        return refused(Deactivated::NotAllowed);
     }
+    let another = by.device_no != device;
     erase_mailbox(tx, device).await?;
-    erase_keys(tx, device, now).await?;
+    erase_keys(tx, device, another, context.now).await?;
     for erase in
         ["DELETE FROM sessions WHERE device_no = ?", "DELETE FROM link_tokens WHERE linked_by_device_no = ?"]
     {
         sqlx::query(erase).bind(device.0).execute(&mut *tx).await?;
     }
-    sqlx::query("INSERT INTO revocations (device_no, revoked_at) VALUES (?, ?)")
-        .bind(device.0)
-        .bind(now.millis())
-        .execute(tx)
-        .await?;
-    Ok(Deactivated::Gone(device))
+    revocations::revoke(tx, Revocation::Device(device), context.now).await?;
+    let entry = Entry {
+        user: by.user_id,
+        event: SecurityEvent::DeviceDeactivated,
+        device: Some(number),
+        by: another.then_some(by.device_number),
+    };
+    audit::enter(tx, entry, &context).await?;
+    let deliveries = notices::devices_changed(tx, by.user_id, None, &context).await?;
+    Ok((Deactivated::Gone(device), deliveries))
+}
+
+async fn find(
+    tx: &mut SqliteConnection,
+    user: UserId,
+    device: &DeviceId,
+) -> Result<Option<(DeviceNo, DeviceNumber)>, sqlx::Error> {
+    sqlx::query(
+        "SELECT device_no, device_number FROM devices \
+         WHERE user_id = ? AND device_id = ? AND deactivated_at IS NULL",
+    )
+    .bind(user.uuid())
+    .bind(device.as_str())
+    .try_map(|row: SqliteRow| {
+        Ok((rows::device_no(&row, "device_no")?, rows::device_number(&row, "device_number")?))
+    })
+    .fetch_optional(tx)
+    .await
 }
 
 async fn may_deactivate(
@@ -78,14 +101,20 @@ async fn erase_mailbox(tx: &mut SqliteConnection, device: DeviceNo) -> Result<()
     Ok(())
 }
 
-async fn erase_keys(tx: &mut SqliteConnection, device: DeviceNo, now: Timestamp) -> Result<(), sqlx::Error> {
+async fn erase_keys(
+    tx: &mut SqliteConnection,
+    device: DeviceNo,
+    expelled: bool,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM prekeys WHERE device_no = ?").bind(device.0).execute(&mut *tx).await?;
     sqlx::query(
-        "UPDATE devices SET deactivated_at = ?, signed_prekey_id = NULL, signed_prekey = NULL, \
+        "UPDATE devices SET deactivated_at = ?, expelled = ?, signed_prekey_id = NULL, signed_prekey = NULL, \
          signed_prekey_signature = NULL, signed_prekey_at = NULL, last_resort_id = NULL, \
          last_resort = NULL, last_resort_signature = NULL, device_name = NULL WHERE device_no = ?",
     )
     .bind(now.millis())
+    .bind(expelled)
     .bind(device.0)
     .execute(tx)
     .await?;
@@ -131,15 +160,4 @@ pub(super) async fn note_seen(
     .execute(tx)
     .await?;
     Ok(())
-}
-
-pub(super) async fn revocations(
-    conn: &mut SqliteConnection,
-    since: Timestamp,
-) -> Result<Vec<crate::store::Revocation>, sqlx::Error> {
-    sqlx::query("SELECT device_no FROM revocations WHERE revoked_at >= ? ORDER BY revoked_at, revocation_id")
-        .bind(since.millis())
-        .try_map(|row: SqliteRow| rows::device_no(&row, "device_no").map(crate::store::Revocation::Device))
-        .fetch_all(conn)
-        .await
 }

@@ -8,11 +8,14 @@ use uuid::Uuid;
 use super::{accept::erase, rows};
 use crate::{
     domain::{DeviceNo, METADATA_LIFE, MessageId, Position, Timestamp},
-    store::Expired,
+    store::{AUDIT_LIFE, Expired},
 };
 
 /// Nodes poll revocations twice a second; one that slept longer than this reads none of its old tokens as good.
 const REVOCATION_LIFE: Duration = Duration::from_hours(24);
+
+/// How far the clocks of two nodes may lie apart: what one refuses for its age another may still take.
+const CLOCKS_DISAGREE: Duration = Duration::from_mins(5);
 
 struct Due {
     message: Uuid,
@@ -42,7 +45,19 @@ pub(super) async fn expire(
     let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let mut room = limit.saturating_sub(number(due.len()));
     let mut expired = Expired { bodies: number(erased.len()), forgotten: number(over.len()), more: false };
-    for (forget, ended) in [
+    for (forget, ended) in ended(now) {
+        let gone = sqlx::query(forget).bind(ended.millis()).bind(i64::from(room)).execute(&mut *tx).await?;
+        let gone = u32::try_from(gone.rows_affected()).unwrap_or(u32::MAX);
+        expired.forgotten = expired.forgotten.saturating_add(gone);
+        room = room.saturating_sub(gone);
+    }
+    expired.more = room == 0;
+    Ok(expired)
+}
+
+/// What is forgotten once it has ended, and the moment before which it must have.
+fn ended(now: Timestamp) -> [(&'static str, Timestamp); 5] {
+    [
         (
             "DELETE FROM link_tokens WHERE rowid IN (SELECT rowid FROM link_tokens \
              WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
@@ -58,14 +73,17 @@ pub(super) async fn expire(
              WHERE revoked_at < ? ORDER BY revoked_at LIMIT ?)",
             now.minus(REVOCATION_LIFE),
         ),
-    ] {
-        let gone = sqlx::query(forget).bind(ended.millis()).bind(i64::from(room)).execute(&mut *tx).await?;
-        let gone = u32::try_from(gone.rows_affected()).unwrap_or(u32::MAX);
-        expired.forgotten = expired.forgotten.saturating_add(gone);
-        room = room.saturating_sub(gone);
-    }
-    expired.more = room == 0;
-    Ok(expired)
+        (
+            "DELETE FROM used_tokens WHERE token_hash IN (SELECT token_hash FROM used_tokens \
+             WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+            now.minus(CLOCKS_DISAGREE),
+        ),
+        (
+            "DELETE FROM audit WHERE entry IN (SELECT entry FROM audit \
+             WHERE at <= ? ORDER BY at LIMIT ?)",
+            now.minus(AUDIT_LIFE),
+        ),
+    ]
 }
 
 async fn due(tx: &mut SqliteConnection, now: Timestamp, limit: u32) -> Result<Vec<Due>, sqlx::Error> {

@@ -107,7 +107,8 @@ fn reading(path: &PathBuf) -> SqliteConnectOptions {
     SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE)
 }
 
-fn make_private(folder: &Path) -> io::Result<()> {
+/// Makes the folder, for its owner alone, if it is missing.
+pub(super) fn make_private(folder: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -59,6 +59,25 @@ async fn page(
     .await
 }
 
+/// How far back it is looked for what somebody wrote in a conversation.
+const LOOKS_BACK: u32 = 200;
+
+pub(super) async fn has_written(
+    conn: &mut SqliteConnection,
+    conversation: ConversationId,
+    from: UserId,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM (SELECT sender_id FROM messages WHERE conversation_id = ? \
+             ORDER BY sequence DESC LIMIT ?) WHERE sender_id = ?)",
+    )
+    .bind(conversation.uuid())
+    .bind(i64::from(LOOKS_BACK))
+    .bind(from.uuid())
+    .fetch_one(conn)
+    .await
+}
+
 pub(super) async fn mark(
     tx: &mut SqliteConnection,
     recipient: UserId,

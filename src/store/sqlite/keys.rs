@@ -1,138 +1,30 @@
-//! A device's keys: taken, published, counted, shown.
+//! A device's keys: published, counted, shown.
 
-use bytes::Bytes;
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
+    Context,
+    audit::{self, Entry},
     ledger::{self, Key, Ledger, Purpose, Standing},
     rows::{self, corrupt},
 };
 use crate::{
     domain::{
-        Bundle, DeviceId, DeviceNo, KeyId, KeyKind, KeyStats, LastingKeys, OneTimePreKey, SignedPreKey,
+        DeviceNo, DeviceNumber, KeyId, KeyKind, KeyStats, LastingKeys, SecurityEvent, SignedPreKey,
         Timestamp, UserId,
     },
-    store::{KeyUpload, Limits, Published, TakenBundle},
+    store::{KeyUpload, Published},
 };
 
-const SIGNED: [&str; 3] = ["signed_prekey_id", "signed_prekey", "signed_prekey_signature"];
-const LAST_RESORT: [&str; 3] = ["last_resort_id", "last_resort", "last_resort_signature"];
+pub(super) const SIGNED: [&str; 3] = ["signed_prekey_id", "signed_prekey", "signed_prekey_signature"];
+pub(super) const LAST_RESORT: [&str; 3] = ["last_resort_id", "last_resort", "last_resort_signature"];
 
-pub(super) async fn take_bundle(
-    tx: &mut SqliteConnection,
-    user: UserId,
-    device: Option<DeviceId>,
-) -> Result<Option<TakenBundle>, sqlx::Error> {
-    match active(tx, user, device.as_ref()).await?.into_iter().next() {
-        Some((device_no, row)) => take(tx, user, device_no, &row).await.map(Some),
-        None => Ok(None),
-    }
-}
-
-pub(super) async fn take_bundles(
-    tx: &mut SqliteConnection,
-    user: UserId,
-    except: Option<DeviceNo>,
-) -> Result<Option<Vec<TakenBundle>>, sqlx::Error> {
-    let devices = active(tx, user, None).await?;
-    if devices.is_empty() {
-        return Ok(None);
-    }
-    let mut taken = Vec::with_capacity(devices.len());
-    for (device_no, row) in devices {
-        if Some(device_no) != except {
-            taken.push(take(tx, user, device_no, &row).await?);
-        }
-    }
-    Ok(Some(taken))
-}
-
-/// The active devices of a user, oldest first, or the one that is named.
-async fn active(
-    tx: &mut SqliteConnection,
-    user: UserId,
-    device: Option<&DeviceId>,
-) -> Result<Vec<(DeviceNo, SqliteRow)>, sqlx::Error> {
-    sqlx::query(
-        "SELECT device_no, device_id, device_number, registration_id, identity_key, \
-         linked_by_device_id, linked_by_identity_key, linked_by_signature, \
-         signed_prekey_id, signed_prekey, signed_prekey_signature, \
-         last_resort_id, last_resort, last_resort_signature \
-         FROM devices WHERE user_id = ?1 AND deactivated_at IS NULL AND (?2 IS NULL OR device_id = ?2) \
-         ORDER BY device_no",
-    )
-    .bind(user.uuid())
-    .bind(device.map(DeviceId::as_str))
-    .try_map(|row: SqliteRow| Ok((rows::device_no(&row, "device_no")?, row)))
-    .fetch_all(tx)
-    .await
-}
-
-async fn take(
-    tx: &mut SqliteConnection,
-    user: UserId,
-    device_no: DeviceNo,
-    row: &SqliteRow,
-) -> Result<TakenBundle, sqlx::Error> {
-    let onetime_prekey = match take_lowest(tx, device_no, KeyKind::OneTime).await? {
-        Some(key) => Some(OneTimePreKey {
-            id: rows::key_id(key.try_get("key_id")?)?,
-            public_key: Bytes::copy_from_slice(key.try_get("public_key")?),
-        }),
-        None => None,
-    };
-    let mut kem_prekey = match take_lowest(tx, device_no, KeyKind::Kem).await? {
-        Some(key) => rows::signed_prekey(&key, ["key_id", "public_key", "signature"])?,
-        None => None,
-    };
-    let mut last_resort_given = false;
-    if kem_prekey.is_none() {
-        kem_prekey = rows::signed_prekey(row, LAST_RESORT)?;
-        last_resort_given = kem_prekey.is_some();
-    }
-    if last_resort_given {
-        sqlx::query("UPDATE devices SET last_resort_used = 1 WHERE device_no = ? AND last_resort_used = 0")
-            .bind(device_no.0)
-            .execute(&mut *tx)
-            .await?;
-    }
-    let bundle = Bundle {
-        user_id: user,
-        device_id: rows::device_id(row, "device_id")?,
-        device_number: rows::device_number(row, "device_number")?,
-        registration_id: rows::registration_id(row, "registration_id")?,
-        identity_key: rows::identity_key(row.try_get("identity_key")?)?,
-        linked_by: rows::linked_by(row)?,
-        signed_prekey: rows::signed_prekey(row, SIGNED)?.ok_or_else(no_signed_prekey)?,
-        onetime_prekey,
-        kem_prekey,
-    };
-    let (onetime_left, kem_left) = stock(tx, device_no).await?;
-    Ok(TakenBundle { bundle, device_no, onetime_left, kem_left, last_resort_given })
-}
-
-fn no_signed_prekey() -> sqlx::Error {
+pub(super) fn no_signed_prekey() -> sqlx::Error {
     corrupt("an active device has a signed pre-key")
 }
 
-async fn take_lowest(
-    tx: &mut SqliteConnection,
-    device: DeviceNo,
-    kind: KeyKind,
-) -> Result<Option<SqliteRow>, sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM prekeys WHERE device_no = ?1 AND kind = ?2 \
-         AND key_id = (SELECT min(key_id) FROM prekeys WHERE device_no = ?1 AND kind = ?2) \
-         RETURNING key_id, public_key, signature",
-    )
-    .bind(device.0)
-    .bind(kind as i64)
-    .fetch_optional(tx)
-    .await
-}
-
 /// How many one-time pre-keys and one-time KEM pre-keys are left.
-async fn stock(tx: &mut SqliteConnection, device: DeviceNo) -> Result<(u32, u32), sqlx::Error> {
+pub(super) async fn stock(tx: &mut SqliteConnection, device: DeviceNo) -> Result<(u32, u32), sqlx::Error> {
     let (onetime, kem): (i64, i64) = sqlx::query_as(
         "SELECT count(*) FILTER (WHERE kind = 1), count(*) FILTER (WHERE kind = 2) \
          FROM prekeys WHERE device_no = ?",
@@ -146,6 +38,7 @@ async fn stock(tx: &mut SqliteConnection, device: DeviceNo) -> Result<(u32, u32)
 /// The user of an active device and the ids of its current lasting keys.
 struct Owner {
     user: UserId,
+    number: DeviceNumber,
     signed: Option<i64>,
     last_resort: Option<i64>,
 }
@@ -166,8 +59,7 @@ pub(super) async fn publish_keys(
     tx: &mut SqliteConnection,
     device: DeviceNo,
     upload: KeyUpload,
-    limits: Limits,
-    now: Timestamp,
+    context: Context,
 ) -> Result<Published, sqlx::Error> {
     let Some(owner) = owner(tx, device).await? else { return Ok(Published::Gone) };
     let keys = ledger::keys_of_upload(&upload);
@@ -186,14 +78,16 @@ pub(super) async fn publish_keys(
         let to_store = |key: &&&Key<'_>| key.kind == kind && key.purpose == Purpose::OneTime;
         let added = u32::try_from(fresh.iter().filter(to_store).count()).unwrap_or(u32::MAX);
         *stored = stored.saturating_add(added);
-        if added > 0 && *stored > limits.max_prekeys {
+        if added > 0 && *stored > context.limits.max_prekeys {
             return Ok(Published::TooMany(kind));
         }
     }
     ledger::enter(tx, owner.user, device, &fresh).await?;
     let is_new = |purpose| fresh.iter().any(|key| key.purpose == purpose);
     if let Some(key) = upload.signed_prekey.as_ref().filter(|_| is_new(Purpose::Signed)) {
-        replace_signed(tx, device, key, now).await?;
+        replace_signed(tx, device, key, context.now).await?;
+        let (event, number) = (SecurityEvent::KeyRotated, Some(owner.number));
+        audit::enter(tx, Entry { user: owner.user, event, device: number, by: None }, &context).await?;
     }
     if let Some(key) = upload.last_resort_kem_prekey.as_ref().filter(|_| is_new(Purpose::LastResort)) {
         replace_last_resort(tx, device, key).await?;
@@ -206,13 +100,14 @@ pub(super) async fn publish_keys(
 
 async fn owner(tx: &mut SqliteConnection, device: DeviceNo) -> Result<Option<Owner>, sqlx::Error> {
     sqlx::query(
-        "SELECT user_id, signed_prekey_id, last_resort_id FROM devices \
+        "SELECT user_id, device_number, signed_prekey_id, last_resort_id FROM devices \
          WHERE device_no = ? AND deactivated_at IS NULL",
     )
     .bind(device.0)
     .try_map(|row: SqliteRow| {
         Ok(Owner {
             user: rows::user_id(&row, "user_id")?,
+            number: rows::device_number(&row, "device_number")?,
             signed: row.try_get("signed_prekey_id")?,
             last_resort: row.try_get("last_resort_id")?,
         })

@@ -2,7 +2,7 @@
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::rows;
+use super::rows::{self, corrupt};
 use crate::{
     domain::{ConversationId, DeviceNo, Item, Message, MessageId, Position, Sequence, Status, Timestamp},
     store::Left,
@@ -100,7 +100,7 @@ pub(super) async fn items(
          m.accepted_at, m.expires_at, m.self_destructing, m.delivered_at, m.read_at, m.lost, \
          1 AS waiting \
          FROM mailbox_items i JOIN messages m ON m.message_id = i.message_id \
-         JOIN devices d ON d.device_no = m.sender_no \
+         LEFT JOIN devices d ON d.device_no = m.sender_no \
          WHERE i.device_no = ? AND i.position IN (SELECT value FROM json_each(?)) AND i.expires_at > ? \
          ORDER BY i.position",
     )
@@ -113,14 +113,14 @@ pub(super) async fn items(
 }
 
 fn item(row: &SqliteRow) -> Result<Item, sqlx::Error> {
-    if row.try_get::<i64, _>("kind")? == 0 {
-        return message(row).map(Item::Message);
+    let message_id = MessageId::new(row.try_get("message_id")?);
+    let expires_at = rows::timestamp(row, "expires_at")?;
+    match row.try_get::<i64, _>("kind")? {
+        0 => message(row).map(Item::Message),
+        1 => Ok(Item::Deleted { message_id, deletes: MessageId::new(row.try_get("deletes")?), expires_at }),
+        2 => Ok(Item::DevicesChanged { message_id, devices: rows::device_list(row)?, expires_at }),
+        _ => Err(corrupt("the kind of a message lies between 0 and 2")),
     }
-    Ok(Item::Deleted {
-        message_id: MessageId::new(row.try_get("message_id")?),
-        deletes: MessageId::new(row.try_get("deletes")?),
-        expires_at: rows::timestamp(row, "expires_at")?,
-    })
 }
 
 /// A message with the body of one device's item, if that is there. `waiting`: whether an item of any device is left.

@@ -1,57 +1,127 @@
-//! How devices come: registration and the link tokens it needs.
+//! How devices come.
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
-    ledger::{self, Ledger, Standing},
-    rows,
+    Context,
+    audit::{self, Entry},
+    ledger::{self, Key, Ledger, Standing},
+    links::{self, Voucher},
+    notices, recovery, rows, sessions, used,
 };
 use crate::{
-    domain::{Caller, DeviceNo, DeviceNumber, IdentityKey, LinkedBy, Timestamp, UserId},
-    store::{Limits, LinkOffer, Registered, Registration},
+    domain::{
+        Caller, Delivery, DeviceNo, DeviceNumber, IdentityKey, LinkedBy, SecurityEvent, Timestamp, UserId,
+    },
+    store::{Principal, Registered, Registration, Revival, SingleUse},
 };
 
 pub(super) async fn register_device(
     tx: &mut SqliteConnection,
     registration: Registration,
-    limits: Limits,
-    now: Timestamp,
-) -> Result<Registered, sqlx::Error> {
+    context: Context,
+) -> Result<(Registered, Vec<Delivery>), sqlx::Error> {
     let user = registration.user_id;
+    let refused = |outcome| Ok((outcome, Vec::new()));
     let incarnations = incarnations(tx, user).await?;
-    let active = || incarnations.iter().filter(|row| row.active);
-    if active().any(|row| row.device_id == registration.device_id.as_str()) {
-        return Ok(Registered::DeviceExists);
+    let right = match right(tx, &registration, &incarnations, context.now).await? {
+        Ok(right) => right,
+        Err(outcome) => return refused(outcome),
+    };
+    if incarnations.iter().filter(|row| row.active).count() >= context.limits.max_devices as usize {
+        return refused(Registered::TooManyDevices);
     }
-    let mut linked_by = None;
-    if is_claimed(tx, user).await? {
-        linked_by = voucher(tx, &registration, now).await?;
-        if linked_by.is_none() {
-            return Ok(Registered::LinkRequired);
-        }
-    }
-    if active().count() >= limits.max_devices as usize {
-        return Ok(Registered::TooManyDevices);
-    }
-    let Some(device_number) = lowest_number(&incarnations) else { return Ok(Registered::TooManyDevices) };
-
+    let Some(device_number) = lowest_number(&incarnations) else {
+        return refused(Registered::TooManyDevices);
+    };
     let keys = ledger::keys_of_registration(&registration);
-    let mut ledger = Ledger::read(tx, user, None, &keys).await?;
-    for key in &keys {
-        if ledger.admit(key) != Standing::New {
-            return Ok(Registered::KeyReused(key.kind, key.id));
-        }
+    if let Some(refusal) = reused(tx, user, &keys).await? {
+        return refused(refusal);
     }
 
-    claim(tx, user, now).await?;
-    let device_no = insert_device(tx, &registration, device_number, linked_by.as_ref(), now).await?;
+    // What refuses must come before: a refusal is committed too, and must find nothing used up.
+    let Right { user_since, voucher, uses_up } = right;
+    claim(tx, user, user_since).await?;
+    links::use_up(tx, user).await?;
+    if let Some(token) = uses_up {
+        used::use_once(tx, token).await?;
+    }
+    let linked_by = voucher.as_ref().map(|voucher| &voucher.linked_by);
+    let device_no = insert_device(tx, &registration, device_number, linked_by, context.now).await?;
     ledger::enter(tx, user, device_no, &keys.iter().collect::<Vec<_>>()).await?;
     open_mailbox(tx, user, device_no).await?;
-    open_session(tx, &registration, device_no, now).await?;
-    Ok(Registered::Registered(crate::store::Principal {
-        user_since: now,
-        caller: Caller { user_id: user, device_id: registration.device_id, device_number, device_no },
-    }))
+    sessions::insert(tx, device_no, &registration.session, context.now).await?;
+    let by = voucher.map(|voucher| voucher.number);
+    let entry = Entry { user, event: SecurityEvent::DeviceAdded, device: Some(device_number), by };
+    audit::enter(tx, entry, &context).await?;
+    let deliveries = notices::devices_changed(tx, user, Some(device_no), &context).await?;
+    let caller = Caller { user_id: user, device_id: registration.device_id, device_number, device_no };
+    Ok((Registered::Registered(Principal { caller, user_since }), deliveries))
+}
+
+/// Why a device may be registered.
+struct Right {
+    /// When the user id was claimed, which may be now.
+    user_since: Timestamp,
+    /// Who vouches for it, if it is linked.
+    voucher: Option<Voucher>,
+    /// The admission token that its registration uses up.
+    uses_up: Option<SingleUse>,
+}
+
+/// By what right the device may be registered, or why it may not.
+async fn right(
+    tx: &mut SqliteConnection,
+    registration: &Registration,
+    incarnations: &[Incarnation],
+    now: Timestamp,
+) -> Result<Result<Right, Registered>, sqlx::Error> {
+    let bare = |user_since| Right { user_since, voucher: None, uses_up: None };
+    let Some(user_since) = claimed_at(tx, registration.user_id).await? else {
+        return Ok(if registration.may_claim { Ok(bare(now)) } else { Err(Registered::AdmissionRequired) });
+    };
+    if !incarnations.iter().any(|row| row.active) {
+        let revived = revived(tx, registration).await?;
+        return Ok(revived.map(|uses_up| Right { uses_up, ..bare(user_since) }));
+    }
+    let device_id = registration.device_id.as_str();
+    if incarnations.iter().any(|row| row.active && row.device_id == device_id) {
+        return Ok(Err(Registered::DeviceExists));
+    }
+    let voucher = links::voucher(tx, registration, now).await?;
+    Ok(match voucher {
+        Some(voucher) => Ok(Right { voucher: Some(voucher), ..bare(user_since) }),
+        None => Err(Registered::LinkRequired),
+    })
+}
+
+/// Whether the user comes back, and what that uses up.
+async fn revived(
+    tx: &mut SqliteConnection,
+    registration: &Registration,
+) -> Result<Result<Option<SingleUse>, Registered>, sqlx::Error> {
+    match &registration.revival {
+        Some(Revival::Recovered(key)) => {
+            let known = recovery::keys(tx, registration.user_id).await?.contains(key);
+            Ok(if known { Ok(None) } else { Err(Registered::LinkRequired) })
+        }
+        Some(Revival::Admitted(token)) => {
+            let used = used::is_used(tx, token).await?;
+            Ok(if used { Err(Registered::AdmissionUsed) } else { Ok(Some(*token)) })
+        }
+        None => Ok(Err(Registered::LinkRequired)),
+    }
+}
+
+/// The first key that this user uploaded before.
+async fn reused(
+    tx: &mut SqliteConnection,
+    user: UserId,
+    keys: &[Key<'_>],
+) -> Result<Option<Registered>, sqlx::Error> {
+    let mut ledger = Ledger::read(tx, user, None, keys).await?;
+    let reused = keys.iter().find(|key| ledger.admit(key) != Standing::New);
+    Ok(reused.map(|key| Registered::KeyReused(key.kind, key.id)))
 }
 
 struct Incarnation {
@@ -87,10 +157,11 @@ fn lowest_number(incarnations: &[Incarnation]) -> Option<DeviceNumber> {
     lowest(&ever).or_else(|| lowest(&now))?.ok()
 }
 
-async fn is_claimed(tx: &mut SqliteConnection, user: UserId) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM users WHERE user_id = ?)")
+async fn claimed_at(tx: &mut SqliteConnection, user: UserId) -> Result<Option<Timestamp>, sqlx::Error> {
+    sqlx::query("SELECT claimed_at FROM users WHERE user_id = ?")
         .bind(user.uuid())
-        .fetch_one(tx)
+        .try_map(|row: SqliteRow| rows::timestamp(&row, "claimed_at"))
+        .fetch_optional(tx)
         .await
 }
 
@@ -98,35 +169,9 @@ async fn claim(tx: &mut SqliteConnection, user: UserId, now: Timestamp) -> Resul
     sqlx::query("INSERT INTO users (user_id, claimed_at) VALUES (?, ?) ON CONFLICT DO NOTHING")
         .bind(user.uuid())
         .bind(now.millis())
-        .execute(&mut *tx)
+        .execute(tx)
         .await?;
-    // A link token is used up by the registration that it allowed.
-    sqlx::query("DELETE FROM link_tokens WHERE user_id = ?").bind(user.uuid()).execute(tx).await?;
     Ok(())
-}
-
-/// Who vouches for this device and key, by a link token that is still good.
-async fn voucher(
-    tx: &mut SqliteConnection,
-    registration: &Registration,
-    now: Timestamp,
-) -> Result<Option<LinkedBy>, sqlx::Error> {
-    let Some(token_hash) = registration.link_token_hash else { return Ok(None) };
-    let row = sqlx::query(
-        "SELECT t.linked_by_device_id, t.linked_by_identity_key, t.linked_by_signature \
-         FROM link_tokens t \
-         JOIN devices d ON d.device_no = t.linked_by_device_no AND d.deactivated_at IS NULL \
-         WHERE t.user_id = ? AND t.token_hash = ? AND t.device_id = ? AND t.identity_key = ? \
-         AND t.expires_at > ?",
-    )
-    .bind(registration.user_id.uuid())
-    .bind(token_hash.to_vec())
-    .bind(registration.device_id.as_str())
-    .bind(registration.identity_key.as_bytes().to_vec())
-    .bind(now.millis())
-    .fetch_optional(tx)
-    .await?;
-    row.as_ref().map_or(Ok(None), rows::linked_by)
 }
 
 async fn insert_device(
@@ -180,52 +225,4 @@ async fn open_mailbox(tx: &mut SqliteConnection, user: UserId, device: DeviceNo)
     .execute(tx)
     .await?;
     Ok(())
-}
-
-async fn open_session(
-    tx: &mut SqliteConnection,
-    registration: &Registration,
-    device: DeviceNo,
-    now: Timestamp,
-) -> Result<(), sqlx::Error> {
-    let session = &registration.session;
-    sqlx::query(
-        "INSERT INTO sessions (session_id, device_no, refresh_hash, created_at, expires_at) \
-         VALUES (?, ?, ?, ?, ?)",
-    )
-    .bind(session.session_id.uuid())
-    .bind(device.0)
-    .bind(session.refresh_hash.to_vec())
-    .bind(now.millis())
-    .bind(session.expires_at.millis())
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-pub(super) async fn offer_link(tx: &mut SqliteConnection, offer: LinkOffer) -> Result<bool, sqlx::Error> {
-    let kept = sqlx::query(
-        "INSERT INTO link_tokens (user_id, token_hash, device_id, identity_key, linked_by_device_no, \
-         linked_by_device_id, linked_by_identity_key, linked_by_signature, expires_at) \
-         SELECT user_id, ?, ?, ?, device_no, ?, ?, ?, ? FROM devices \
-         WHERE device_no = ? AND user_id = ? AND deactivated_at IS NULL \
-         ON CONFLICT (user_id) DO UPDATE SET token_hash = excluded.token_hash, \
-         device_id = excluded.device_id, identity_key = excluded.identity_key, \
-         linked_by_device_no = excluded.linked_by_device_no, \
-         linked_by_device_id = excluded.linked_by_device_id, \
-         linked_by_identity_key = excluded.linked_by_identity_key, \
-         linked_by_signature = excluded.linked_by_signature, expires_at = excluded.expires_at",
-    )
-    .bind(offer.token_hash.to_vec())
-    .bind(offer.device_id.as_str())
-    .bind(offer.identity_key.as_bytes().to_vec())
-    .bind(offer.linked_by.device_id.as_str())
-    .bind(offer.linked_by.identity_key.as_bytes().to_vec())
-    .bind(offer.linked_by.signature.to_vec())
-    .bind(offer.expires_at.millis())
-    .bind(offer.by.0)
-    .bind(offer.user_id.uuid())
-    .execute(tx)
-    .await?;
-    Ok(kept.rows_affected() == 1)
 }

@@ -1,14 +1,17 @@
 //! Columns as domain values, and lists of domain values as the JSON that `json_each` reads.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use bytes::Bytes;
 use sqlx::{Row as _, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use crate::domain::{
-    DeviceId, DeviceNo, DeviceNumber, Envelope, EnvelopeType, IdentityKey, InvalidId, KeyId, LinkedBy,
-    MessageType, Position, RegistrationId, Signature, SignedPreKey, Timestamp, UserId,
+use crate::{
+    domain::{
+        DeviceId, DeviceNo, DeviceNumber, Envelope, EnvelopeType, IdentityKey, InvalidId, KeyId, LinkedBy,
+        ListedDevice, MessageType, Position, RegistrationId, Signature, SignedPreKey, Timestamp, UserId,
+    },
+    store::device_list,
 };
 
 type Read<T> = Result<T, sqlx::Error>;
@@ -36,6 +39,10 @@ pub(super) fn device_id(row: &SqliteRow, column: &str) -> Read<DeviceId> {
 
 pub(super) fn device_number(row: &SqliteRow, column: &str) -> Read<DeviceNumber> {
     valid(DeviceNumber::new(row.try_get(column)?))
+}
+
+pub(super) fn optional_device_number(row: &SqliteRow, column: &str) -> Read<Option<DeviceNumber>> {
+    row.try_get::<Option<i64>, _>(column)?.map(|number| valid(DeviceNumber::new(number))).transpose()
 }
 
 pub(super) fn registration_id(row: &SqliteRow, column: &str) -> Read<RegistrationId> {
@@ -136,6 +143,11 @@ pub(super) fn message_type(row: &SqliteRow) -> Read<MessageType> {
         10 => MessageType::Opaque,
         _ => return Err(corrupt("a message type lies between 0 and 10")),
     })
+}
+
+/// The `body` column of a notice that the list of devices changed.
+pub(super) fn device_list(row: &SqliteRow) -> Read<Arc<[ListedDevice]>> {
+    device_list::decode(row.try_get("body")?).ok_or_else(|| corrupt("a list of devices is well-formed"))
 }
 
 /// The `places` column: a JSON array of `[device_no, position]`.
