@@ -8,8 +8,8 @@ use super::rows::{
     signed_prekey,
 };
 use crate::{
-    domain::{Bundle, DeviceId, DeviceNo, KeyKind, SignedPreKey, UserId},
-    store::TakenBundle,
+    domain::{Bundle, DeviceId, DeviceNo, KeyKind, OneTimePreKey, SignedPreKey, UserId},
+    store::{OneTimeKeys, TakenBundle},
 };
 
 /// The lowest key that nobody else is taking right now: takers pass each other by rather than queue up.
@@ -59,10 +59,11 @@ pub(super) async fn take_one(
     pool: &PgPool,
     user: UserId,
     device: Option<&DeviceId>,
+    onetime: OneTimeKeys,
 ) -> Result<Option<TakenBundle>, Error> {
     let mut tx = pool.begin().await?;
     let Some(owner) = owners(&mut tx, user, device, 1).await?.pop() else { return Ok(None) };
-    let taken = take(&mut tx, owner).await?;
+    let taken = take(&mut tx, owner, onetime).await?;
     tx.commit().await?;
     Ok(Some(taken))
 }
@@ -71,6 +72,7 @@ pub(super) async fn take_all(
     pool: &PgPool,
     user: UserId,
     except: Option<DeviceNo>,
+    onetime: OneTimeKeys,
 ) -> Result<Option<Vec<TakenBundle>>, Error> {
     let mut tx = pool.begin().await?;
     let owners = owners(&mut tx, user, None, i64::MAX).await?;
@@ -80,7 +82,7 @@ pub(super) async fn take_all(
     let mut bundles = Vec::with_capacity(owners.len());
     for owner in owners {
         if Some(DeviceNo(owner.device_no)) != except {
-            bundles.push(take(&mut tx, owner).await?);
+            bundles.push(take(&mut tx, owner, onetime).await?);
         }
     }
     tx.commit().await?;
@@ -101,15 +103,10 @@ async fn owners(
         .await
 }
 
-async fn take(tx: &mut PgConnection, owner: OwnerRow) -> Result<TakenBundle, Error> {
-    let onetime = take_key(tx, owner.device_no, KeyKind::OneTime).await?;
-    let onetime_prekey = onetime.map(|key| onetime_prekey(key.key_id, key.public_key)).transpose()?;
-    let kem = match take_key(tx, owner.device_no, KeyKind::Kem).await? {
-        Some(key) => {
-            let signature = key.signature.ok_or_else(missing)?;
-            Some(signed_prekey(key.key_id, key.public_key, &signature)?)
-        }
-        None => None,
+async fn take(tx: &mut PgConnection, owner: OwnerRow, onetime: OneTimeKeys) -> Result<TakenBundle, Error> {
+    let (onetime_prekey, kem) = match onetime {
+        OneTimeKeys::Given => (take_onetime(tx, &owner).await?, take_kem(tx, &owner).await?),
+        OneTimeKeys::Withheld => (None, None),
     };
     let last_resort = last_resort(&owner)?;
     let last_resort_given = kem.is_none() && last_resort.is_some();
@@ -139,6 +136,16 @@ async fn take(tx: &mut PgConnection, owner: OwnerRow) -> Result<TakenBundle, Err
             kem_prekey: kem.or(last_resort),
         },
     })
+}
+
+async fn take_onetime(tx: &mut PgConnection, owner: &OwnerRow) -> Result<Option<OneTimePreKey>, Error> {
+    let taken = take_key(tx, owner.device_no, KeyKind::OneTime).await?;
+    taken.map(|key| onetime_prekey(key.key_id, key.public_key)).transpose()
+}
+
+async fn take_kem(tx: &mut PgConnection, owner: &OwnerRow) -> Result<Option<SignedPreKey>, Error> {
+    let Some(key) = take_key(tx, owner.device_no, KeyKind::Kem).await? else { return Ok(None) };
+    signed_prekey(key.key_id, key.public_key, &key.signature.ok_or_else(missing)?).map(Some)
 }
 
 async fn take_key(tx: &mut PgConnection, device: i64, kind: KeyKind) -> Result<Option<TakenRow>, Error> {

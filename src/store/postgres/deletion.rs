@@ -1,13 +1,14 @@
 //! Deleting messages: for oneself, and for everyone with a notice in each mailbox.
 
-use std::sync::Arc;
-
 use sqlx::{Error, FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::rows::{Places, at};
+use super::{
+    notices::{Head, News, Notice, erase},
+    rows::Places,
+};
 use crate::{
-    domain::{Delivery, DeviceNo, Item, METADATA_LIFE, MessageId, Position, Timestamp, UserId},
+    domain::{Delivery, DeviceNo, MessageId, Position, Timestamp, UserId},
     store::{Deleted, Limits},
 };
 
@@ -32,7 +33,7 @@ pub(super) async fn for_me(
         tx.commit().await?;
         return Ok(Some(Vec::new()));
     }
-    if !erase(&mut tx, &row.places).await?.is_empty() {
+    if !erase(&mut tx, row.places.iter()).await?.is_empty() {
         sqlx::query("UPDATE messages SET lost = true WHERE message_id = $1")
             .bind(message.uuid())
             .execute(&mut *tx)
@@ -80,10 +81,11 @@ pub(super) async fn for_everyone(
         .bind(message.uuid())
         .execute(&mut *tx)
         .await?;
-    let erased = erase(&mut tx, &current.places).await?;
+    let erased = erase(&mut tx, current.places.iter()).await?;
     let heads = with_room(&mut tx, heads, &erased, limits).await?;
-    let notice = Notice::new(message, limits, now);
-    let deliveries = notice.post(&mut tx, &current, &heads, now).await?;
+    let pair = (current.sender_id, current.recipient_id);
+    let notice = Notice::new(pair, News::Deleted(message), limits, now);
+    let deliveries = notice.post(&mut tx, &heads, now).await?;
     tx.commit().await?;
     Ok((Deleted::Deleted(places), deliveries))
 }
@@ -103,7 +105,7 @@ async fn addressed(
     sqlx::query_as(statement).bind(message.uuid()).fetch_optional(tx).await
 }
 
-async fn lock_heads(tx: &mut PgConnection, devices: &[i64]) -> Result<Vec<(DeviceNo, Position)>, Error> {
+async fn lock_heads(tx: &mut PgConnection, devices: &[i64]) -> Result<Vec<Head>, Error> {
     let rows: Vec<(i64, i64)> = sqlx::query_as(
         "SELECT device_no, head FROM mailboxes WHERE device_no = ANY($1) ORDER BY device_no FOR UPDATE",
     )
@@ -113,24 +115,13 @@ async fn lock_heads(tx: &mut PgConnection, devices: &[i64]) -> Result<Vec<(Devic
     Ok(rows.into_iter().map(|(device, head)| (DeviceNo(device), Position(head))).collect())
 }
 
-/// Erases the items at these places and tells in which mailboxes there were some.
-async fn erase(tx: &mut PgConnection, places: &Places) -> Result<Vec<DeviceNo>, Error> {
-    let places = Places::sorted(places.iter());
-    let rows: Vec<(i64, i64)> = sqlx::query_as(super::ack::ERASE)
-        .bind(places.device_nos)
-        .bind(places.positions)
-        .fetch_all(tx)
-        .await?;
-    Ok(rows.into_iter().map(|(device, _)| DeviceNo(device)).collect())
-}
-
 /// The mailboxes in which a notice takes the place of a body, or that are not full.
 async fn with_room(
     tx: &mut PgConnection,
-    mut heads: Vec<(DeviceNo, Position)>,
+    mut heads: Vec<Head>,
     erased: &[DeviceNo],
     limits: Limits,
-) -> Result<Vec<(DeviceNo, Position)>, Error> {
+) -> Result<Vec<Head>, Error> {
     let full: Vec<i64> = sqlx::query_scalar(
         "SELECT device_no FROM mailbox_items WHERE device_no = ANY($1) GROUP BY device_no HAVING count(*) >= $2",
     )
@@ -141,62 +132,3 @@ async fn with_room(
     heads.retain(|(device, _)| erased.contains(device) || !full.contains(&device.0));
     Ok(heads)
 }
-
-/// Tells a device that a message is gone.
-struct Notice {
-    message_id: MessageId,
-    deletes: MessageId,
-    expires_at: Timestamp,
-}
-
-impl Notice {
-    fn new(deletes: MessageId, limits: Limits, now: Timestamp) -> Self {
-        Self { message_id: MessageId::fresh(now), deletes, expires_at: now.plus(limits.notice_life) }
-    }
-
-    /// Puts the notice behind the last item of each of these mailboxes, whose rows are locked.
-    async fn post(
-        &self,
-        tx: &mut PgConnection,
-        deleted: &AddressedRow,
-        heads: &[(DeviceNo, Position)],
-        now: Timestamp,
-    ) -> Result<Vec<Delivery>, Error> {
-        if heads.is_empty() {
-            return Ok(Vec::new());
-        }
-        let places = Places::sorted(heads.iter().map(|(device, head)| (*device, head.next())));
-        sqlx::query(POST)
-            .bind(&places.device_nos)
-            .bind(&places.positions)
-            .bind(self.message_id.uuid())
-            .bind(deleted.sender_id)
-            .bind(deleted.recipient_id)
-            .bind(self.deletes.uuid())
-            .bind(at(now))
-            .bind(at(self.expires_at))
-            .bind(at(self.expires_at.min(now.plus(METADATA_LIFE))))
-            .execute(tx)
-            .await?;
-        let item = Arc::new(Item::Deleted {
-            message_id: self.message_id,
-            deletes: self.deletes,
-            expires_at: self.expires_at,
-        });
-        let delivery = |(device_no, position)| Delivery { device_no, position, item: Arc::clone(&item) };
-        Ok(places.iter().map(delivery).collect())
-    }
-}
-
-/// A notice is no device's send: its `sender_no` is 0, which no incarnation has.
-const POST: &str = "\
-    WITH moved AS ( \
-        UPDATE mailboxes m SET head = n.position FROM unnest($1::bigint[], $2::bigint[]) AS n(device_no, position) \
-        WHERE m.device_no = n.device_no \
-    ), noted AS ( \
-        INSERT INTO messages (message_id, kind, sender_no, sender_id, recipient_id, deletes, accepted_at, \
-            expires_at, due_at, device_nos, positions) \
-        VALUES ($3, 1, 0, $4, $5, $6, $7, $8, $9, $1, $2) \
-    ) \
-    INSERT INTO mailbox_items (device_no, position, message_id, sender_id, expires_at) \
-    SELECT n.device_no, n.position, $3, $4, $8 FROM unnest($1::bigint[], $2::bigint[]) AS n(device_no, position)";

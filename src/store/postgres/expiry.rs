@@ -9,11 +9,14 @@ use uuid::Uuid;
 use super::rows::{Places, at, moment};
 use crate::{
     domain::{METADATA_LIFE, Timestamp},
-    store::Expired,
+    store::{AUDIT_LIFE, Expired},
 };
 
 /// How long a revocation is kept: every node reads them twice a second, and no access token lives as long.
 const REVOCATION_LIFE: Duration = Duration::from_hours(24);
+
+/// How long a use is remembered past the moment from which what was used is refused for its age (see `SingleUse`).
+const USE_LIFE: Duration = Duration::from_mins(5);
 
 pub(crate) const DUE: &str = "\
     SELECT message_id, accepted_at, device_nos, positions FROM messages \
@@ -34,6 +37,14 @@ const ENDED_SESSIONS: &str = "\
 const OLD_REVOCATIONS: &str = "\
     DELETE FROM revocations WHERE revocation_id = ANY(ARRAY(SELECT revocation_id FROM revocations \
         WHERE revoked_at <= $1 ORDER BY revoked_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+
+const OLD_USES: &str = "\
+    DELETE FROM used_tokens WHERE token_hash = ANY(ARRAY(SELECT token_hash FROM used_tokens WHERE expires_at <= $1 \
+        ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+
+const OLD_EVENTS: &str = "\
+    DELETE FROM audit WHERE entry = ANY(ARRAY(SELECT entry FROM audit WHERE at <= $1 \
+        ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED))";
 
 #[derive(FromRow)]
 struct DueRow {
@@ -100,9 +111,16 @@ async fn postpone(tx: &mut PgConnection, kept: &[&DueRow], erased: &HashSet<Uuid
     Ok(())
 }
 
-/// Forgets link tokens and sessions that ended, and revocations that every node has seen.
+/// Forgets link tokens and sessions that ended, revocations that every node has seen, uses of what is refused for its age,
+/// and old security events.
 pub(super) async fn the_rest(pool: &PgPool, now: Timestamp, limit: u32) -> Result<u32, Error> {
-    let ended = [(ENDED_TOKENS, now), (ENDED_SESSIONS, now), (OLD_REVOCATIONS, now.minus(REVOCATION_LIFE))];
+    let ended = [
+        (ENDED_TOKENS, now),
+        (ENDED_SESSIONS, now),
+        (OLD_REVOCATIONS, now.minus(REVOCATION_LIFE)),
+        (OLD_USES, now.minus(USE_LIFE)),
+        (OLD_EVENTS, now.minus(AUDIT_LIFE)),
+    ];
     let mut forgotten: u32 = 0;
     for (statement, until) in ended {
         let gone = sqlx::query(statement).bind(at(until)).bind(i64::from(limit)).execute(pool).await?;

@@ -79,6 +79,26 @@ pub(super) async fn page(
     messages.map(Some)
 }
 
+/// How far back a conversation is looked at for who wrote in it.
+const LATEST: i64 = 200;
+
+pub(crate) const HAS_WRITTEN: &str = "\
+    SELECT EXISTS (SELECT FROM (SELECT sender_id FROM messages WHERE conversation_id = $1 \
+        ORDER BY sequence DESC LIMIT $3) AS latest WHERE latest.sender_id = $2)";
+
+pub(super) async fn has_written(
+    pool: &PgPool,
+    conversation: ConversationId,
+    from: UserId,
+) -> Result<bool, Error> {
+    sqlx::query_scalar(HAS_WRITTEN)
+        .bind(conversation.uuid())
+        .bind(from.uuid())
+        .bind(LATEST)
+        .fetch_one(pool)
+        .await
+}
+
 #[derive(FromRow)]
 struct MarksRow {
     conversation_id: Option<Uuid>,

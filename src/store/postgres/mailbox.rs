@@ -6,11 +6,11 @@ use uuid::Uuid;
 
 use super::{
     message_row::MessageRow,
-    rows::{BodyRow, at, count, device_numbers, missing, moment, uuids},
+    rows::{BodyRow, at, corrupt, count, device_numbers, missing, moment, uuids},
 };
 use crate::{
     domain::{DeviceNo, Item, MessageId, Position, Timestamp},
-    store::Left,
+    store::{Left, device_list},
 };
 
 /// Mailboxes in one question for heads.
@@ -107,16 +107,24 @@ struct ItemRow {
 
 impl ItemRow {
     fn item(self, now: Timestamp) -> Result<(Position, Item), Error> {
-        let item = if self.kind == 0 {
-            let mut message = self.message.message(now)?;
-            message.envelope = self.body.envelope()?;
-            Item::Message(message)
-        } else {
-            Item::Deleted {
-                message_id: MessageId::new(self.message.message_id),
-                deletes: self.deletes.map(MessageId::new).ok_or_else(missing)?,
-                expires_at: moment(self.message.expires_at),
+        let message_id = MessageId::new(self.message.message_id);
+        let expires_at = moment(self.message.expires_at);
+        let item = match self.kind {
+            0 => {
+                let mut message = self.message.message(now)?;
+                message.envelope = self.body.envelope()?;
+                Item::Message(message)
             }
+            1 => {
+                let deletes = self.deletes.map(MessageId::new).ok_or_else(missing)?;
+                Item::Deleted { message_id, deletes, expires_at }
+            }
+            2 => {
+                let devices = device_list::decode(&self.body.bytes().ok_or_else(missing)?);
+                let devices = devices.ok_or_else(|| corrupt("a list of devices that cannot be read"))?;
+                Item::DevicesChanged { message_id, devices, expires_at }
+            }
+            _ => return Err(corrupt("an unknown kind of item")),
         };
         Ok((Position(self.position), item))
     }

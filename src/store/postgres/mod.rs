@@ -5,8 +5,10 @@
 
 mod accept;
 mod ack;
+mod audit;
 mod bundles;
 mod connect;
+mod deactivate;
 mod deletion;
 mod devices;
 mod expiry;
@@ -15,9 +17,14 @@ mod history;
 mod ledger;
 mod mailbox;
 mod message_row;
+mod notices;
 mod publish;
 mod register;
+mod revocations;
 mod rows;
+mod sessions;
+mod single_use;
+mod standing;
 mod write_batch;
 
 #[cfg(test)]
@@ -39,6 +46,7 @@ use sqlx::PgPool;
 use self::{
     accept::Accept,
     ack::{Ack, Acked},
+    audit::Event,
     fault::{Repeat, attempt},
 };
 use super::{
@@ -71,7 +79,8 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Connects, brings the schema up to date and starts the lanes on the current runtime. `clock` says when a send is
-    /// accepted; what was committed goes to `committed`; security events are entered under `pseudonyms`. At least three connections are used.
+    /// accepted; what was committed goes to `committed`; security events are entered under `pseudonyms`.
+    /// At least three connections are used.
     pub async fn connect(
         url: &SecretString,
         max_connections: u32,
@@ -114,29 +123,38 @@ impl Store for PostgresStore {
         registration: Registration,
         now: Timestamp,
     ) -> Result<Registered, StoreError> {
-        attempt(Repeat::WhenUndone, || register::register(&self.pool, self.limits, &registration, now)).await
+        let subject = self.pseudonyms.of(registration.user_id);
+        let act = || register::register(&self.pool, self.limits, subject, &registration, now);
+        let (registered, deliveries) = attempt(Repeat::WhenUndone, act).await?;
+        self.committed.hand_over(deliveries);
+        Ok(registered)
     }
 
-    async fn offer_link(&self, offer: LinkOffer, _now: Timestamp) -> Result<bool, StoreError> {
-        attempt(Repeat::Always, || devices::offer_link(&self.pool, &offer)).await
+    async fn recovery_keys(&self, user: UserId) -> Result<Vec<IdentityKey>, StoreError> {
+        attempt(Repeat::Always, || standing::recovery_keys(&self.pool, user)).await
+    }
+
+    async fn offer_link(&self, offer: LinkOffer, now: Timestamp) -> Result<bool, StoreError> {
+        let subject = self.pseudonyms.of(offer.user_id);
+        attempt(Repeat::WhenUndone, || devices::offer_link(&self.pool, subject, &offer, now)).await
     }
 
     async fn take_bundle(
         &self,
         user: UserId,
         device: Option<&DeviceId>,
-        _onetime: OneTimeKeys,
+        onetime: OneTimeKeys,
     ) -> Result<Option<TakenBundle>, StoreError> {
-        attempt(Repeat::WhenUndone, || bundles::take_one(&self.pool, user, device)).await
+        attempt(Repeat::WhenUndone, || bundles::take_one(&self.pool, user, device, onetime)).await
     }
 
     async fn take_bundles(
         &self,
         user: UserId,
         except: Option<DeviceNo>,
-        _onetime: OneTimeKeys,
+        onetime: OneTimeKeys,
     ) -> Result<Option<Vec<TakenBundle>>, StoreError> {
-        attempt(Repeat::WhenUndone, || bundles::take_all(&self.pool, user, except)).await
+        attempt(Repeat::WhenUndone, || bundles::take_all(&self.pool, user, except, onetime)).await
     }
 
     async fn publish_keys(
@@ -145,7 +163,8 @@ impl Store for PostgresStore {
         upload: KeyUpload,
         now: Timestamp,
     ) -> Result<Published, StoreError> {
-        attempt(Repeat::Always, || publish::publish(&self.pool, self.limits, device, &upload, now)).await
+        let act = || publish::publish(&self.pool, self.limits, &self.pseudonyms, device, &upload, now);
+        attempt(Repeat::Always, act).await
     }
 
     async fn deactivate(
@@ -154,7 +173,11 @@ impl Store for PostgresStore {
         target: &DeviceId,
         now: Timestamp,
     ) -> Result<Deactivated, StoreError> {
-        attempt(Repeat::WhenUndone, || devices::deactivate(&self.pool, by, target, now)).await
+        let subject = self.pseudonyms.of(by.user_id);
+        let act = || deactivate::deactivate(&self.pool, self.limits, subject, by, target, now);
+        let (deactivated, deliveries) = attempt(Repeat::WhenUndone, act).await?;
+        self.committed.hand_over(deliveries);
+        Ok(deactivated)
     }
 
     async fn devices(&self, user: UserId) -> Result<Vec<Device>, StoreError> {
@@ -174,58 +197,52 @@ impl Store for PostgresStore {
     }
 
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
-        attempt(Repeat::Always, || devices::revocations(&self.pool, since)).await
+        attempt(Repeat::Always, || revocations::since(&self.pool, since)).await
     }
 
-    async fn recovery_keys(&self, _user: UserId) -> Result<Vec<IdentityKey>, StoreError> {
-        Err(not_built())
+    async fn has_written(&self, conversation: ConversationId, from: UserId) -> Result<bool, StoreError> {
+        attempt(Repeat::Always, || history::has_written(&self.pool, conversation, from)).await
     }
 
-    async fn has_written(&self, _conversation: ConversationId, _from: UserId) -> Result<bool, StoreError> {
-        Err(not_built())
+    async fn open_session(&self, login: Login, now: Timestamp) -> Result<LoggedIn, StoreError> {
+        attempt(Repeat::WhenUndone, || sessions::open(&self.pool, &self.pseudonyms, &login, now)).await
     }
 
-    async fn open_session(&self, _login: Login, _now: Timestamp) -> Result<LoggedIn, StoreError> {
-        Err(not_built())
-    }
-
-    async fn rotate_session(&self, _rotation: Rotation, _now: Timestamp) -> Result<Rotated, StoreError> {
-        Err(not_built())
+    async fn rotate_session(&self, rotation: Rotation, now: Timestamp) -> Result<Rotated, StoreError> {
+        attempt(Repeat::Always, || sessions::rotate(&self.pool, &self.pseudonyms, &rotation, now)).await
     }
 
     async fn end_session(
         &self,
-        _device: DeviceNo,
-        _session: SessionId,
-        _now: Timestamp,
+        device: DeviceNo,
+        session: SessionId,
+        now: Timestamp,
     ) -> Result<bool, StoreError> {
-        Err(not_built())
+        let act = || sessions::end(&self.pool, &self.pseudonyms, device, session, now);
+        attempt(Repeat::WhenUndone, act).await
     }
 
-    async fn sessions(&self, _user: UserId, _now: Timestamp) -> Result<Vec<Session>, StoreError> {
-        Err(not_built())
+    async fn sessions(&self, user: UserId, now: Timestamp) -> Result<Vec<Session>, StoreError> {
+        attempt(Repeat::Always, || sessions::list(&self.pool, user, now)).await
     }
 
-    async fn use_once(&self, _token: SingleUse) -> Result<bool, StoreError> {
-        Err(not_built())
+    async fn use_once(&self, token: SingleUse) -> Result<bool, StoreError> {
+        attempt(Repeat::WhenUndone, || single_use::use_up(&self.pool, token)).await
     }
 
-    async fn note_event(
-        &self,
-        _user: UserId,
-        _event: SecurityEvent,
-        _now: Timestamp,
-    ) -> Result<(), StoreError> {
-        Err(not_built())
+    async fn note_event(&self, user: UserId, event: SecurityEvent, now: Timestamp) -> Result<(), StoreError> {
+        let subject = self.pseudonyms.of(user);
+        attempt(Repeat::WhenUndone, || audit::enter(&self.pool, subject, Event::of_user(event), now)).await
     }
 
     async fn audit(
         &self,
-        _user: UserId,
-        _before: Option<i64>,
-        _limit: u32,
+        user: UserId,
+        before: Option<i64>,
+        limit: u32,
     ) -> Result<Vec<AuditEntry>, StoreError> {
-        Err(not_built())
+        let subject = self.pseudonyms.of(user);
+        attempt(Repeat::Always, || audit::page(&self.pool, subject, before, limit)).await
     }
 
     fn accept_envelopes(&self, send: Send) -> BoxFuture<'static, Result<Accepted, StoreError>> {
@@ -321,8 +338,4 @@ impl Store for PostgresStore {
         }
         self.pool.close().await;
     }
-}
-
-fn not_built() -> StoreError {
-    StoreError::Unavailable("not built".into())
 }

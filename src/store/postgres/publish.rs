@@ -7,13 +7,17 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
+    audit::{self, Event},
     bundles::LEFT,
     ledger::{self, Entry, NewPreKey},
-    register::lock_user,
-    rows::{at, count, identity_key, missing, moment, signed_prekey},
+    rows::{at, count, device_number, identity_key, missing, moment, signed_prekey},
+    standing::lock_user,
 };
 use crate::{
-    domain::{DeviceNo, KeyKind, KeyStats, LastingKeys, SignedPreKey, Timestamp, UserId},
+    domain::{
+        DeviceNo, DeviceNumber, KeyKind, KeyStats, LastingKeys, Pseudonyms, SecurityEvent, SignedPreKey,
+        Timestamp, UserId,
+    },
     store::{KeyUpload, Limits, Published},
 };
 
@@ -21,12 +25,13 @@ use crate::{
 pub(super) async fn publish(
     pool: &PgPool,
     limits: Limits,
+    pseudonyms: &Pseudonyms,
     device: DeviceNo,
     upload: &KeyUpload,
     now: Timestamp,
 ) -> Result<Published, Error> {
     let mut tx = pool.begin().await?;
-    let published = run(&mut tx, limits, device, upload, now).await?;
+    let published = run(&mut tx, limits, pseudonyms, device, upload, now).await?;
     match published {
         Published::Published { .. } => tx.commit().await?,
         Published::KeyReused(..) | Published::TooMany(_) | Published::Gone => tx.rollback().await?,
@@ -37,6 +42,7 @@ pub(super) async fn publish(
 async fn run(
     tx: &mut PgConnection,
     limits: Limits,
+    pseudonyms: &Pseudonyms,
     device: DeviceNo,
     upload: &KeyUpload,
     now: Timestamp,
@@ -71,6 +77,8 @@ async fn run(
     ledger::enter(tx, owner.user, device, &new_entries).await?;
     if let Some(key) = upload.signed_prekey.as_ref().filter(|_| signed.is_some_and(|it| !known.has(&it))) {
         replace_signed(tx, device, key, now).await?;
+        let rotated = Event::of_device(SecurityEvent::KeyRotated, owner.device_number);
+        audit::enter(&mut *tx, pseudonyms.of(owner.user), rotated, now).await?;
     }
     let replaces = |_: &&SignedPreKey| last_resort.is_some_and(|entry| !known.has(&entry));
     if let Some(key) = upload.last_resort_kem_prekey.as_ref().filter(replaces) {
@@ -88,6 +96,7 @@ fn small(number: usize) -> u32 {
 /// The active device whose keys change, by the ids of its current lasting keys.
 struct Owner {
     user: UserId,
+    device_number: DeviceNumber,
     signed_prekey: Option<i64>,
     last_resort: Option<i64>,
 }
@@ -107,12 +116,13 @@ async fn lock_owner(tx: &mut PgConnection, device: DeviceNo) -> Result<Option<Ow
     if mailbox.is_none() {
         return Ok(None);
     }
-    let (signed_prekey, last_resort) =
-        sqlx::query_as("SELECT signed_prekey_id, last_resort_id FROM devices WHERE device_no = $1")
-            .bind(device.0)
-            .fetch_one(tx)
-            .await?;
-    Ok(Some(Owner { user, signed_prekey, last_resort }))
+    let (number, signed_prekey, last_resort): (i16, _, _) = sqlx::query_as(
+        "SELECT device_number, signed_prekey_id, last_resort_id FROM devices WHERE device_no = $1",
+    )
+    .bind(device.0)
+    .fetch_one(tx)
+    .await?;
+    Ok(Some(Owner { user, device_number: device_number(number)?, signed_prekey, last_resort }))
 }
 
 /// What the ledger knows of the uploaded keys.

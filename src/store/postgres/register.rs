@@ -2,157 +2,98 @@
 
 use std::collections::HashSet;
 
-use sqlx::{Error, FromRow, PgConnection, PgPool};
-use subtle::ConstantTimeEq;
-use time::OffsetDateTime;
+use sqlx::{Error, PgConnection, PgPool};
 
 use super::{
+    audit::{self, Event},
     ledger::{self, Entry},
-    rows::{LinkedByRow, at, device_number},
+    notices::{self, Head},
+    rows::{at, device_number},
+    sessions,
+    standing::{self, ActiveRow},
 };
 use crate::{
-    domain::{Caller, DeviceNo, DeviceNumber, KeyKind, LinkedBy, SignedPreKey, Timestamp, UserId},
-    store::{Limits, Registered, Registration},
+    domain::{
+        Caller, Delivery, DeviceNo, DeviceNumber, KeyKind, LinkedBy, Pseudonym, SecurityEvent, SignedPreKey,
+        Timestamp, UserId,
+    },
+    store::{Limits, Principal, Registered, Registration},
 };
 
+/// What became of the registration, and what to hand to hot delivery; anything but `Registered` rolls back.
 pub(super) async fn register(
     pool: &PgPool,
     limits: Limits,
+    subject: Pseudonym,
     registration: &Registration,
     now: Timestamp,
-) -> Result<Registered, Error> {
+) -> Result<(Registered, Vec<Delivery>), Error> {
     let mut tx = pool.begin().await?;
-    let registered = run(&mut tx, limits, registration, now).await?;
-    match registered {
-        Registered::Registered(_) => tx.commit().await?,
-        _ => tx.rollback().await?,
+    match run(&mut tx, limits, subject, registration, now).await? {
+        Ok((principal, deliveries)) => {
+            tx.commit().await?;
+            Ok((Registered::Registered(principal), deliveries))
+        }
+        Err(refused) => {
+            tx.rollback().await?;
+            Ok((refused, Vec::new()))
+        }
     }
-    Ok(registered)
 }
 
 async fn run(
     tx: &mut PgConnection,
     limits: Limits,
+    subject: Pseudonym,
     new: &Registration,
     now: Timestamp,
-) -> Result<Registered, Error> {
-    let first = claim(tx, new.user_id, now).await?;
-    let active = active_devices(tx, new.user_id).await?;
-    if active.iter().any(|device| device.device_id == new.device_id.as_str()) {
-        return Ok(Registered::DeviceExists);
-    }
-    let linked_by = if first { None } else { use_link_token(tx, new, &active, now).await? };
-    if linked_by.is_none() && !first {
-        return Ok(Registered::LinkRequired);
-    }
+) -> Result<Result<(Principal, Vec<Delivery>), Registered>, Error> {
+    let Some(claim) = standing::claim(tx, new, now).await? else {
+        return Ok(Err(Registered::AdmissionRequired));
+    };
+    let active = standing::active_devices(tx, new.user_id).await?;
+    let voucher = match standing::entitled(tx, new, &claim, &active, now).await? {
+        Ok(voucher) => voucher,
+        Err(refused) => return Ok(Err(refused)),
+    };
     let Some(number) = next_number(tx, new.user_id, &active).await? else {
-        return Ok(Registered::TooManyDevices);
+        return Ok(Err(Registered::TooManyDevices));
     };
     if active.len() >= limits.max_devices as usize {
-        return Ok(Registered::TooManyDevices);
+        return Ok(Err(Registered::TooManyDevices));
     }
     let entries = entries(new);
-    if let Some(reused) = ledger::repeated(&entries) {
-        return Ok(Registered::KeyReused(reused.kind, reused.id));
+    if let Some(reused) = reused(tx, new.user_id, &entries).await? {
+        return Ok(Err(Registered::KeyReused(reused.kind, reused.id)));
     }
-    let known = ledger::known_digests(tx, new.user_id.uuid(), &entries).await?;
-    if let Some(reused) = entries.iter().find(|entry| known.contains(entry.digest.as_slice())) {
-        return Ok(Registered::KeyReused(reused.kind, reused.id));
-    }
+    let (linked_by, by) = voucher.map(|voucher| (voucher.linked_by, voucher.by)).unzip();
     let device = insert_device(tx, new, number, linked_by.as_ref(), now).await?;
     let prekeys = ledger::new_prekeys(&new.onetime_prekeys, &new.kem_prekeys);
     ledger::store(tx, device, &prekeys).await?;
     ledger::enter(tx, new.user_id, device, &entries).await?;
-    open_mailbox(tx, new.user_id, device).await?;
-    open_session(tx, new, device, now).await?;
-    Ok(Registered::Registered(crate::store::Principal {
-        user_since: now,
-        caller: Caller {
-            user_id: new.user_id,
-            device_id: new.device_id.clone(),
-            device_number: number,
-            device_no: device,
-        },
-    }))
+    let others = open_mailbox(tx, new.user_id, device).await?;
+    let outdated = notices::waiting_lists(tx, &others).await?;
+    notices::erase(tx, outdated).await?;
+    let deliveries = notices::announce_devices(tx, new.user_id, &others, limits, now).await?;
+    sessions::insert(tx, device, &new.session, now).await?;
+    let added = Event::of_device(SecurityEvent::DeviceAdded, number).done_by(by);
+    audit::enter(&mut *tx, subject, added, now).await?;
+    let caller = Caller {
+        user_id: new.user_id,
+        device_id: new.device_id.clone(),
+        device_number: number,
+        device_no: device,
+    };
+    Ok(Ok((Principal { caller, user_since: claim.since }, deliveries)))
 }
 
-/// Makes or finds the user's row and locks it, so that registrations of one user come one after the other. True when
-/// this act makes it.
-async fn claim(tx: &mut PgConnection, user: UserId, now: Timestamp) -> Result<bool, Error> {
-    let made = sqlx::query("INSERT INTO users (user_id, claimed_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-        .bind(user.uuid())
-        .bind(at(now))
-        .execute(&mut *tx)
-        .await?;
-    lock_user(tx, user).await?;
-    Ok(made.rows_affected() == 1)
-}
-
-/// Locks the row that stands for the user's list of devices and ledger of keys. False when nobody claimed the id.
-pub(super) async fn lock_user(tx: &mut PgConnection, user: UserId) -> Result<bool, Error> {
-    let locked = sqlx::query("SELECT FROM users WHERE user_id = $1 FOR UPDATE")
-        .bind(user.uuid())
-        .fetch_optional(tx)
-        .await?;
-    Ok(locked.is_some())
-}
-
-#[derive(FromRow)]
-#[expect(clippy::struct_field_names, reason = "the columns' own names")]
-struct ActiveRow {
-    device_no: i64,
-    device_id: String,
-    device_number: i16,
-}
-
-async fn active_devices(tx: &mut PgConnection, user: UserId) -> Result<Vec<ActiveRow>, Error> {
-    sqlx::query_as(
-        "SELECT device_no, device_id, device_number FROM devices \
-         WHERE user_id = $1 AND deactivated_at IS NULL ORDER BY device_no",
-    )
-    .bind(user.uuid())
-    .fetch_all(tx)
-    .await
-}
-
-#[derive(FromRow)]
-struct TokenRow {
-    token_hash: Vec<u8>,
-    device_id: String,
-    identity_key: Vec<u8>,
-    linked_by_device_no: i64,
-    expires_at: OffsetDateTime,
-    #[sqlx(flatten)]
-    linked_by: LinkedByRow,
-}
-
-/// Uses the user's link token up if it is valid for exactly this device and key.
-async fn use_link_token(
-    tx: &mut PgConnection,
-    new: &Registration,
-    active: &[ActiveRow],
-    now: Timestamp,
-) -> Result<Option<LinkedBy>, Error> {
-    let Some(hash) = new.link_token_hash else { return Ok(None) };
-    let row: Option<TokenRow> = sqlx::query_as(
-        "SELECT token_hash, device_id, identity_key, linked_by_device_no, expires_at, linked_by_device_id, \
-            linked_by_identity_key, linked_by_signature \
-         FROM link_tokens WHERE user_id = $1 FOR UPDATE",
-    )
-    .bind(new.user_id.uuid())
-    .fetch_optional(&mut *tx)
-    .await?;
-    let Some(token) = row else { return Ok(None) };
-    let valid = bool::from(token.token_hash.as_slice().ct_eq(&hash))
-        && token.device_id == new.device_id.as_str()
-        && token.identity_key == new.identity_key.as_bytes()
-        && token.expires_at > at(now)
-        && active.iter().any(|device| device.device_no == token.linked_by_device_no);
-    if !valid {
-        return Ok(None);
+/// The first key that must not come: it stands twice in this registration, or the user uploaded it before.
+async fn reused(tx: &mut PgConnection, user: UserId, entries: &[Entry]) -> Result<Option<Entry>, Error> {
+    if let Some(repeated) = ledger::repeated(entries) {
+        return Ok(Some(repeated));
     }
-    sqlx::query("DELETE FROM link_tokens WHERE user_id = $1").bind(new.user_id.uuid()).execute(tx).await?;
-    token.linked_by.linked_by()
+    let known = ledger::known_digests(tx, user.uuid(), entries).await?;
+    Ok(entries.iter().find(|entry| known.contains(entry.digest.as_slice())).copied())
 }
 
 /// The lowest number that the user never had, else the lowest that no active device has.
@@ -220,13 +161,10 @@ async fn insert_device(
     .map(DeviceNo)
 }
 
-/// The highest sequence is the user's rather than the device's: a new mailbox goes on where the others are.
-async fn open_mailbox(tx: &mut PgConnection, user: UserId, device: DeviceNo) -> Result<(), Error> {
-    // Locked, because a send that runs now would move the number after it was read.
-    sqlx::query("SELECT FROM mailboxes WHERE user_id = $1 ORDER BY device_no FOR UPDATE")
-        .bind(user.uuid())
-        .execute(&mut *tx)
-        .await?;
+/// The highest sequence is the user's rather than the device's: a new mailbox goes on where the others are. Those are
+/// locked, because a send that runs now would move the number after it was read; and returned.
+async fn open_mailbox(tx: &mut PgConnection, user: UserId, device: DeviceNo) -> Result<Vec<Head>, Error> {
+    let others = notices::lock_mailboxes(tx, user).await?;
     sqlx::query(
         "INSERT INTO mailboxes (device_no, user_id, sequence) \
          SELECT $1, $2, coalesce(max(sequence), 0) FROM mailboxes WHERE user_id = $2",
@@ -235,25 +173,5 @@ async fn open_mailbox(tx: &mut PgConnection, user: UserId, device: DeviceNo) -> 
     .bind(user.uuid())
     .execute(tx)
     .await?;
-    Ok(())
-}
-
-async fn open_session(
-    tx: &mut PgConnection,
-    new: &Registration,
-    device: DeviceNo,
-    now: Timestamp,
-) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO sessions (session_id, device_no, refresh_hash, created_at, expires_at) \
-         VALUES ($1, $2, $3, $4, $5)",
-    )
-    .bind(new.session.session_id.uuid())
-    .bind(device.0)
-    .bind(new.session.refresh_hash.as_slice())
-    .bind(at(now))
-    .bind(at(new.session.expires_at))
-    .execute(tx)
-    .await?;
-    Ok(())
+    Ok(others)
 }

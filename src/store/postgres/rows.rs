@@ -107,7 +107,7 @@ fn envelope_type(column: i16) -> Result<EnvelopeType, Error> {
     })
 }
 
-/// The body columns of an item; null in a notice and where an outer join found none.
+/// The body columns of an item; null in a notice (but for the list of devices in one) and where an outer join found none.
 #[derive(FromRow)]
 pub(super) struct BodyRow {
     envelope_type: Option<i16>,
@@ -123,6 +123,11 @@ impl BodyRow {
             ciphertext: Bytes::from(body),
             ephemeral_key: self.ephemeral_key.map(Bytes::from),
         }))
+    }
+
+    /// The body as it is stored, of an item that is no envelope.
+    pub(super) fn bytes(self) -> Option<Vec<u8>> {
+        self.body
     }
 }
 
