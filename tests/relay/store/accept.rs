@@ -146,6 +146,7 @@ async fn a_recipient_without_devices_is_refused(engine: Engine) {
 async fn a_device_list_that_differs_is_refused_with_the_difference(engine: Engine) {
     let (alice, bob) = (engine.newcomer().await, engine.newcomer().await);
     let tablet = engine.link(&bob, "tablet").await;
+    engine.emitted();
     let actual = engine.store.devices(bob.user_id).await.unwrap()[0].registration_id.get();
     let other = RegistrationId::new(if actual == 1 { 2 } else { 1 }).unwrap();
     let stale = Addressed {
@@ -161,7 +162,7 @@ async fn a_device_list_that_differs_is_refused_with_the_difference(engine: Engin
         stale: [(bob.device_id.clone(), bob.device_number)].into(),
     };
     assert_eq!(refused, Accepted::DeviceListMismatch(mismatch));
-    assert_eq!(engine.left(bob.device_no).await.head, Position::START);
+    assert_eq!(engine.left(tablet.device_no).await.head, Position::START);
     assert!(engine.emitted().is_empty());
 }
 

@@ -228,7 +228,7 @@ async fn deleting_for_everyone_erases_and_gives_notice_once(engine: Engine) {
         assert!(find(&engine, viewer, other, id).await.is_none());
     }
     engine.stored(mothers::send(&alice, bob.user_id)).await;
-    assert_eq!(engine.positions(bob.device_no).await, [2, 3], "and positions go on without a gap");
+    assert_eq!(engine.positions(tablet.device_no).await, [2, 3], "and positions go on without a gap");
 }
 
 async fn only_the_sender_deletes_for_everyone(engine: Engine) {
