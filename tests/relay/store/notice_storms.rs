@@ -70,7 +70,9 @@ fn places(emitted: &[Delivery]) -> BTreeMap<DeviceNo, Vec<i64>> {
     for delivery in emitted {
         places.entry(delivery.device_no).or_default().push(delivery.position.0);
     }
-    places.values_mut().for_each(|positions| positions.sort_unstable());
+    for positions in places.values_mut() {
+        positions.sort_unstable();
+    }
     places
 }
 

@@ -103,11 +103,11 @@ async fn a_refused_change_tells_nobody(engine: Engine) {
     assert_eq!(unknown, Deactivated::Unknown);
     let spy = mothers::registration(phone.user_id, "spy");
     assert_eq!(engine.try_register(spy).await, Registered::LinkRequired);
-    let mut reused = mothers::linked(&phone, "watch", engine.now());
-    assert!(engine.store.offer_link(reused.offer, engine.now()).await.unwrap());
-    reused.registration.onetime_prekeys[1].public_key =
-        reused.registration.onetime_prekeys[0].public_key.clone();
-    assert!(matches!(engine.try_register(reused.registration).await, Registered::KeyReused(..)));
+    let mut watch = mothers::linked(&phone, "watch", engine.now());
+    assert!(engine.store.offer_link(watch.offer, engine.now()).await.unwrap());
+    watch.registration.onetime_prekeys[1].public_key =
+        watch.registration.onetime_prekeys[0].public_key.clone();
+    assert!(matches!(engine.try_register(watch.registration).await, Registered::KeyReused(..)));
 
     assert_eq!(heads().await, before);
     assert!(engine.emitted().is_empty());
