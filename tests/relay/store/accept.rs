@@ -49,10 +49,11 @@ async fn a_send_lies_in_every_mailbox_of_its_recipient(engine: Engine) {
     assert_eq!(receipt.conversation_id, send.conversation.id());
     assert_eq!(receipt.accepted_at, NOON);
     let Bodies::Same(body) = &send.bodies else { unreachable!() };
-    for device in [&bob, &tablet] {
+    // The phone's first position went to the notice that the tablet came.
+    for (device, position) in [(&bob, Position(2)), (&tablet, Position(1))] {
         let items = engine.items(device.device_no).await;
         assert_eq!(items.len(), 1);
-        assert_eq!(items[0].0, Position(1));
+        assert_eq!(items[0].0, position);
         let message = message(&items[0].1);
         assert_eq!(message.message_id, send.message_id);
         assert_eq!(message.envelope.as_ref(), Some(body));
@@ -145,6 +146,7 @@ async fn a_recipient_without_devices_is_refused(engine: Engine) {
 async fn a_device_list_that_differs_is_refused_with_the_difference(engine: Engine) {
     let (alice, bob) = (engine.newcomer().await, engine.newcomer().await);
     let tablet = engine.link(&bob, "tablet").await;
+    engine.emitted();
     let actual = engine.store.devices(bob.user_id).await.unwrap()[0].registration_id.get();
     let other = RegistrationId::new(if actual == 1 { 2 } else { 1 }).unwrap();
     let stale = Addressed {
@@ -160,7 +162,7 @@ async fn a_device_list_that_differs_is_refused_with_the_difference(engine: Engin
         stale: [(bob.device_id.clone(), bob.device_number)].into(),
     };
     assert_eq!(refused, Accepted::DeviceListMismatch(mismatch));
-    assert_eq!(engine.left(bob.device_no).await.head, Position::START);
+    assert_eq!(engine.left(tablet.device_no).await.head, Position::START);
     assert!(engine.emitted().is_empty());
 }
 
@@ -184,8 +186,9 @@ async fn a_note_to_self_goes_to_every_other_device(engine: Engine) {
         matches!(engine.accept(named).await, Accepted::DeviceListMismatch(_)),
         "a device names not itself"
     );
-    assert_eq!(engine.positions(phone.device_no).await, [1]);
-    assert_eq!(engine.positions(tablet.device_no).await, [1]);
+    // Before them lay notices of each newcomer.
+    assert_eq!(engine.positions(phone.device_no).await, [3]);
+    assert_eq!(engine.positions(tablet.device_no).await, [2]);
     assert_eq!(engine.positions(laptop.device_no).await, [1, 2]);
 }
 

@@ -27,12 +27,12 @@ async fn an_ack_erases_once_and_only_its_devices_items(engine: Engine) {
     for _ in 0..3 {
         engine.stored(mothers::send(&alice, bob.user_id)).await;
     }
-    assert_eq!(engine.ack(bob.device_no, &[1, 3, 77]).await, 2);
-    assert_eq!(engine.ack(bob.device_no, &[1, 2, 3]).await, 1);
-    assert_eq!(engine.ack(bob.device_no, &[]).await, 0);
-    assert!(engine.positions(bob.device_no).await.is_empty());
-    assert_eq!(engine.positions(tablet.device_no).await, [1, 2, 3]);
-    assert_eq!(engine.left(bob.device_no).await.head, Position(3));
+    assert_eq!(engine.ack(tablet.device_no, &[1, 3, 77]).await, 2);
+    assert_eq!(engine.ack(tablet.device_no, &[1, 2, 3]).await, 1);
+    assert_eq!(engine.ack(tablet.device_no, &[]).await, 0);
+    assert!(engine.positions(tablet.device_no).await.is_empty());
+    assert_eq!(engine.positions(bob.device_no).await, [2, 3, 4], "after the notice that the tablet came");
+    assert_eq!(engine.left(tablet.device_no).await.head, Position(3));
 }
 
 async fn acks_of_one_batch_count_each_item_once(engine: Engine) {

@@ -7,11 +7,12 @@ use std::{
 
 use restante::{
     domain::{
-        Batch, Caller, Clock as _, Delivery, DeviceNo, Item, ManualClock, Message, Position, Pseudonyms,
-        Receipt, Send, Timestamp, UserId,
+        AuditEntry, Batch, Caller, Clock as _, Delivery, DeviceNo, Item, ListedDevice, ManualClock, Message,
+        Position, Pseudonyms, Receipt, Send, Timestamp, UserId,
     },
     store::{
-        Accepted, Committed, HistoryQuery, Left, Limits, Registered, Registration, Store, sqlite::SqliteStore,
+        Accepted, Committed, Deactivated, HistoryQuery, Left, Limits, Registered, Registration, Revocation,
+        Session, Store, sqlite::SqliteStore,
     },
 };
 use tempfile::TempDir;
@@ -117,11 +118,63 @@ impl Engine {
         self.register(mothers::registration(mothers::user(), "phone")).await
     }
 
-    /// A further device of a user, linked by `by`.
+    /// A further device of a user, linked by `by`, when the user's older devices have acked the notice of it.
     pub(crate) async fn link(&self, by: &Caller, device: &str) -> Caller {
+        let newcomer = self.link_unread(by, device).await;
+        for older in self.store.devices(by.user_id).await.unwrap() {
+            let notices = self.notices(older.device_no).await;
+            let positions: Vec<i64> = notices.iter().map(|(position, _)| *position).collect();
+            self.ack(older.device_no, &positions).await;
+        }
+        newcomer
+    }
+
+    /// A further device of a user, linked by `by`, of which the older devices have yet to read.
+    pub(crate) async fn link_unread(&self, by: &Caller, device: &str) -> Caller {
         let LinkedRegistration { offer, registration } = mothers::linked(by, device, self.now());
         assert!(self.store.offer_link(offer, self.now()).await.unwrap());
         self.register(registration).await
+    }
+
+    /// Ends a device, which must be allowed.
+    pub(crate) async fn deactivate(&self, by: &Caller, target: &Caller) {
+        let gone = self.store.deactivate(by, &target.device_id, self.now()).await.unwrap();
+        assert_eq!(gone, Deactivated::Gone(target.device_no));
+    }
+
+    /// The notices in a mailbox that a list of devices changed.
+    pub(crate) async fn notices(&self, device: DeviceNo) -> Vec<(i64, Vec<ListedDevice>)> {
+        let items = self.items(device).await.into_iter();
+        let notice = |(position, item): (Position, Item)| match item {
+            Item::DevicesChanged { devices, .. } => Some((position.0, devices.to_vec())),
+            Item::Message(_) | Item::Deleted { .. } => None,
+        };
+        items.filter_map(notice).collect()
+    }
+
+    /// A user's devices as a notice must list them.
+    pub(crate) async fn listed(&self, user: UserId) -> Vec<ListedDevice> {
+        let devices = self.store.devices(user).await.unwrap().into_iter();
+        let listed = devices.map(|device| ListedDevice {
+            device_id: device.device_id,
+            device_number: device.device_number,
+            registration_id: device.registration_id,
+        });
+        listed.collect()
+    }
+
+    pub(crate) async fn sessions(&self, user: UserId) -> Vec<Session> {
+        self.store.sessions(user, self.now()).await.unwrap()
+    }
+
+    /// Everything that was ever revoked and is remembered.
+    pub(crate) async fn revoked(&self) -> Vec<Revocation> {
+        self.store.revocations(Timestamp::from_millis(0)).await.unwrap()
+    }
+
+    /// A user's whole audit trail, newest first.
+    pub(crate) async fn audit(&self, user: UserId) -> Vec<AuditEntry> {
+        self.store.audit(user, None, 1000).await.unwrap()
     }
 
     pub(crate) async fn accept(&self, send: Send) -> Accepted {

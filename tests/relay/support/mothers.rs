@@ -9,7 +9,7 @@ use restante::{
         EnvelopeType, IdentityKey, KeyId, LinkedBy, MessageId, MessageType, OneTimePreKey, RegistrationId,
         Send, SessionId, SignedPreKey, Timestamp, UserId,
     },
-    store::{LinkOffer, NewSession, Registration},
+    store::{LinkOffer, Login, NewSession, Registration, Revival, Rotation, SingleUse},
 };
 use uuid::Uuid;
 
@@ -63,7 +63,6 @@ pub(crate) fn registration(user_id: UserId, device: &str) -> Registration {
 
 /// A device with a signed pre-key and nothing else.
 pub(crate) fn bare_registration(user_id: UserId, device: &str) -> Registration {
-    let session_id = SessionId::new(Uuid::new_v4());
     Registration {
         user_id,
         device_id: device_id(device),
@@ -77,8 +76,37 @@ pub(crate) fn bare_registration(user_id: UserId, device: &str) -> Registration {
         link_token_hash: None,
         may_claim: true,
         revival: None,
-        session: NewSession { session_id, refresh_hash: bytes(), expires_at: NOON.plus(7 * DAY) },
+        session: session(NOON),
     }
+}
+
+/// A session whose refresh token ends in 7 days.
+pub(crate) fn session(now: Timestamp) -> NewSession {
+    NewSession {
+        session_id: SessionId::new(Uuid::new_v4()),
+        refresh_hash: bytes(),
+        expires_at: now.plus(7 * DAY),
+    }
+}
+
+/// Something that works once, within a minute.
+pub(crate) fn single_use(now: Timestamp) -> SingleUse {
+    SingleUse { hash: bytes(), expires_at: now.plus(Duration::from_mins(1)) }
+}
+
+/// A device that answered a challenge of its own.
+pub(crate) fn login(device: &Caller, now: Timestamp) -> Login {
+    Login { device_no: device.device_no, challenge: single_use(now), session: session(now) }
+}
+
+/// A refresh token of a session that comes, and a successor that ends in 7 days.
+pub(crate) fn rotation(session_id: SessionId, presented: [u8; 32], now: Timestamp) -> Rotation {
+    Rotation { session_id, presented, next: bytes(), expires_at: now.plus(7 * DAY) }
+}
+
+/// A registration of a user without devices, with what brings it back.
+pub(crate) fn revived(user_id: UserId, device: &str, revival: Revival) -> Registration {
+    Registration { revival: Some(revival), may_claim: false, ..registration(user_id, device) }
 }
 
 /// A registration and the offer that allows it.
