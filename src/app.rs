@@ -28,7 +28,7 @@ use secrets::Secrets;
 
 use crate::{
     api,
-    auth::{Admissions, Authority, Tokens},
+    auth::{AdmissionFault, Admissions, Authority, Tokens},
     config::{AuthMode, Config},
     domain::{Clock, Pseudonyms},
     hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
@@ -67,7 +67,7 @@ pub enum StartError {
     Secret(String, String),
     /// The host application's keys cannot be used.
     #[error("admission tokens cannot be checked: {0}")]
-    Admission(String),
+    Admission(#[from] AdmissionFault),
 }
 
 fn reason(error: &StoreError) -> String {
@@ -103,8 +103,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     let sessions = Arc::new(Sessions::default());
     let (engine, engine_name) = open_hot(&config, &sessions)?;
     let switchboard = Switchboard::new(sessions, engine);
-    let tokens = Tokens::new(&config.relay_name, secrets.signing.clone(), config.access_token_life);
-    let admissions = Admissions::new(&config.admission).map_err(StartError::Admission)?.map(Arc::new);
+    let tokens = Tokens::new(&config.relay_name, &secrets.signing, config.access_token_life);
+    let admissions = Admissions::new(&config.admission)?.map(Arc::new);
     let open = config.auth_mode == AuthMode::Open;
     let authority = Authority::new(tokens, open, Arc::clone(&store), Arc::clone(&clock)).await?;
 

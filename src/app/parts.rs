@@ -2,13 +2,13 @@
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use actix_web::web;
 use tokio_util::sync::CancellationToken;
 
-use super::{StartError, secrets::Secrets};
+use super::secrets::Secrets;
 use crate::{
     auth::{Admissions, Authority, Challenges, Logins, RefreshTokens},
     config::{AuthMode, Config, RegistrationMode},

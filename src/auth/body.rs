@@ -68,10 +68,8 @@ impl std::fmt::Debug for TokenAnswer {
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct TicketAnswer {
-    /// Works once, for opening a socket: subprotocol `ticket.<ticket>`.
+    /// Opens one socket, by the subprotocol `ticket.<ticket>`, for 30 s but not longer than the access token lives.
     pub(super) ticket: String,
-    /// Seconds.
-    pub(super) expires_in: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]

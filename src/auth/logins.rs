@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::HeaderMap;
 
 use super::{
     Authority, Claims,
@@ -10,12 +10,10 @@ use super::{
     body::TokenAnswer,
     challenge::Challenges,
     refresh::{RefreshToken, RefreshTokens},
-    tokens::fresh_session_id,
+    secrets::fresh_session_id,
 };
 use crate::{
-    domain::{
-        AuditEntry, Clock, Device, DeviceId, IdentityKey, SecurityEvent, SessionId, Signature, Timestamp, UserId,
-    },
+    domain::{AuditEntry, Clock, Device, DeviceId, IdentityKey, SessionId, Signature, Timestamp, UserId},
     hot::{Event, Switchboard},
     http::Problem,
     keys::signal,
@@ -25,8 +23,8 @@ use crate::{
 /// Stands in for the key of a device that does not exist, so that its answer takes the same time: the curve's base point.
 /// What is signed under it is refused all the same.
 const NOBODY: IdentityKey = IdentityKey::Ed25519([
-    0x58, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
-    0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+    0x58, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+    0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
 ]);
 
 /// The acts by which sessions come and go.
@@ -74,7 +72,8 @@ impl Logins {
         let now = self.clock.now();
         let single_use = self.challenges.check(challenge, user, device, now).ok_or_else(bad_proof)?;
         let found = self.store.devices(user).await?.into_iter().find(|known| known.device_id == *device);
-        let device_no = self.proven(found.as_ref(), user, device, challenge, signature).ok_or_else(bad_proof)?;
+        let device_no =
+            self.proven(found.as_ref(), user, device, challenge, signature).ok_or_else(bad_proof)?;
         let (refresh, session) = self.new_session()?;
         let expires_at = session.expires_at;
         let login = Login { device_no, challenge: single_use, session };
@@ -123,14 +122,13 @@ impl Logins {
         at: Timestamp,
         refresh_ends: Timestamp,
     ) -> Result<TokenAnswer, Problem> {
-        let (access_token, life) = self.authority.issue(principal, refresh.session(), at)?;
-        let now = self.clock.now();
+        let (access_token, expires_in) = self.authority.issue(principal, refresh.session(), at)?;
         Ok(TokenAnswer {
             token_type: "Bearer",
             access_token,
-            expires_in: life.saturating_sub(now.since(at).as_secs()),
+            expires_in,
             refresh_token: refresh.text(),
-            refresh_expires_in: refresh_ends.since(now).as_secs(),
+            refresh_expires_in: refresh_ends.since(self.clock.now()).as_secs(),
         })
     }
 
@@ -150,7 +148,11 @@ impl Logins {
             Rotated::Rotated { principal, at, expires_at } => self.answer(&principal, &next, at, expires_at),
             Rotated::Reused(device) => {
                 self.end_sockets(device, session_id).await;
-                Err(Problem::new(401, "token-reused", "the refresh token was used before; its session is ended"))
+                Err(Problem::new(
+                    401,
+                    "token-reused",
+                    "the refresh token was used before; its session is ended",
+                ))
             }
             Rotated::Unknown => Err(bad()),
         }
@@ -168,7 +170,7 @@ impl Logins {
     }
 
     async fn end_sockets(&self, device: crate::domain::DeviceNo, session: SessionId) {
-        self.authority.revoke_session(session);
+        self.authority.revoke_session(device, session);
         self.switchboard.notify(device, Event::LoggedOut(session)).await;
     }
 

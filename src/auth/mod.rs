@@ -2,10 +2,13 @@
 //! applications prove themselves: challenges, refresh tokens, admission tokens.
 
 mod admission;
+mod body;
 mod challenge;
+mod logins;
 mod provider;
 mod refresh;
 mod remembered;
+pub mod routes;
 mod secrets;
 mod signing;
 mod tokens;
@@ -25,16 +28,18 @@ use actix_web::{
 use futures_util::future::{Ready, ready};
 
 pub use admission::{Admission, AdmissionFault, AdmissionRefusal, Admissions};
+pub use body::TokenAnswer;
 pub use challenge::Challenges;
+pub use logins::Logins;
 pub use refresh::{RefreshToken, RefreshTokens};
 pub use secrets::{fresh_secret, fresh_session_id, secret_hash};
 pub use signing::{InvalidSigningKeys, SigningKeys};
-pub use tokens::{Claims, Ticket, Tokens};
+pub use tokens::{Claims, Tokens};
 
 use crate::{
     domain::{Caller, Clock, DeviceId, DeviceNo, SessionId, Timestamp, UserId},
     http::Problem,
-    store::{Principal, Revocation, Store, StoreError},
+    store::{Principal, Revocation, SingleUse, Store, StoreError},
     wire::parse_uuid,
 };
 
@@ -155,22 +160,22 @@ impl Authority {
         ticket.ok_or_else(|| Problem::new(500, "internal", "no ticket could be made"))
     }
 
-    /// What a ticket says, which is used up by this.
+    /// Who presents this ticket, and what [`Authority::use_ticket`] is to use up before anything is done for it.
     ///
     /// # Errors
-    /// 401 `bad-ticket` for a ticket that is none, has ended, was used before or was revoked; 503 when the store cannot be
-    /// asked.
-    pub async fn redeem(&self, ticket: &str) -> Result<Claims, Problem> {
-        let bad = || Problem::new(401, "bad-ticket", "the ticket is not valid, has ended or was used");
-        let Ticket { claims, single_use } =
-            self.tokens.check_ticket(ticket, self.clock.now()).ok_or_else(bad)?;
-        self.check_revocations(&claims, bad)?;
-        if !self.store.use_once(single_use).await? {
-            return Err(bad());
-        }
-        // Once more, because the device may have been revoked while the store was asked.
-        self.check_revocations(&claims, bad)?;
-        Ok(claims)
+    /// 401 `bad-token` for a ticket that is none, has ended or was revoked; 503 when revocations are not known.
+    pub fn read_ticket(self: &Arc<Self>, ticket: &str) -> Result<(Identity, SingleUse), Problem> {
+        let read = self.tokens.check_ticket(ticket, self.clock.now()).ok_or_else(bad_ticket)?;
+        self.check_revocations(&read.claims, bad_ticket)?;
+        Ok((Identity { authority: Arc::clone(self), claims: Some(read.claims) }, read.single_use))
+    }
+
+    /// Uses a ticket up.
+    ///
+    /// # Errors
+    /// 401 `bad-token` when it was used before; 503 when the store cannot be asked.
+    pub async fn use_ticket(&self, ticket: SingleUse) -> Result<(), Problem> {
+        if self.store.use_once(ticket).await? { Ok(()) } else { Err(bad_ticket()) }
     }
 
     fn check_revocations(&self, claims: &Claims, bad: impl Fn() -> Problem) -> Result<(), Problem> {
@@ -187,13 +192,10 @@ impl Authority {
         Ok(())
     }
 
-    /// Who presents this ticket, which is used up by it. In open mode there are no tickets: as [`Authority::identify`].
-    ///
-    /// # Errors
-    /// As [`Authority::redeem`].
-    pub async fn identify_by_ticket(self: &Arc<Self>, ticket: &str) -> Result<Identity, Problem> {
-        let claims = if self.open { None } else { Some(self.redeem(ticket).await?) };
-        Ok(Identity { authority: Arc::clone(self), claims })
+    /// Whether this relay trusts paths.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.open
     }
 
     /// Who presents these headers.
@@ -208,12 +210,7 @@ impl Authority {
         if self.open {
             return Ok(Identity { authority: Arc::clone(self), claims: None });
         }
-        let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = header.and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-        });
-        let token = bearer.or(socket_token);
+        let token = bearer(headers).or(socket_token);
         let token = token.ok_or_else(|| {
             Problem::new(401, "no-token", "this needs authorization: Bearer <access token>")
         })?;
@@ -308,6 +305,16 @@ impl FromRequest for Identity {
 /// 400 naming `user_id`.
 pub fn parse_user(text: &str) -> Result<UserId, Problem> {
     parse_uuid(text).map(UserId::new).ok_or_else(|| Problem::bad_field("user_id", "not a UUID"))
+}
+
+/// The bearer token in these headers (RFC 6750).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn bad_ticket() -> Problem {
+    Problem::new(401, "bad-token", "the ticket is not valid, has ended or was used")
 }
 
 fn not_you() -> Problem {

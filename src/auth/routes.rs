@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, Responder, get, post, web};
 
 use super::{
-    Claims, Identity, Logins, TICKET_LIFE,
+    Claims, Identity, Logins,
     body::{
         AuditAnswer, AuditItem, AuditQuery, ChallengeAnswer, ChallengeBody, RefreshBody, SessionAnswer,
         SessionsAnswer, TicketAnswer, TokenAnswer, TokenBody,
@@ -74,7 +74,7 @@ async fn log_out(identity: Identity, logins: web::Data<Logins>) -> Result<HttpRe
 #[post("/ticket")]
 async fn get_ticket(identity: Identity, logins: web::Data<Logins>) -> Result<HttpResponse, Problem> {
     let ticket = logins.authority.ticket(claims(&identity)?)?;
-    Ok(HttpResponse::Created().json(TicketAnswer { ticket, expires_in: TICKET_LIFE.as_secs() }))
+    Ok(HttpResponse::Created().json(TicketAnswer { ticket }))
 }
 
 /// The caller's sessions, on all its devices.
