@@ -1,6 +1,6 @@
 //! Devices that come, log in and go on two nodes at once, while mail flows.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::future::{join_all, try_join_all};
 
@@ -187,6 +187,42 @@ async fn devices_that_come_and_go_while_mail_flows_never_deadlock() {
     let deadlocks: i64 =
         sqlx::query_scalar("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
             .fetch_one(&nodes[0].pool)
+            .await
+            .unwrap();
+    assert_eq!(deadlocks, 0);
+    database.drop().await;
+}
+
+/// A batch of acks erases items of several devices by device and position; whoever else does, must in the same order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deactivation_holds_no_item_that_an_ack_before_it_comes_to_next() {
+    let Some(database) = Database::create().await else { return };
+    let store = Arc::new(database.one_node().await);
+    let phone = register(&store, registration(user(), "phone")).await;
+    let tablet = linked(&store, &phone, "tablet", NOW).await;
+    let bob = register(&store, registration(user(), "phone")).await;
+    stored(&store, send(&bob, phone.user_id)).await;
+    let erase = "DELETE FROM mailbox_items WHERE device_no = $1 AND position = 1";
+    let mut acks = store.pool.begin().await.unwrap();
+    sqlx::query(erase).bind(phone.device_no.0).execute(&mut *acks).await.unwrap();
+    let ending = tokio::spawn({
+        let (store, phone, tablet) = (Arc::clone(&store), phone.clone(), tablet.clone());
+        async move { store.deactivate(&phone, &tablet.device_id, NOW).await }
+    });
+    let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity \
+        WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&store.pool).await.unwrap() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let next = sqlx::query(erase).bind(tablet.device_no.0).execute(&mut *acks).await.unwrap();
+    assert_eq!(next.rows_affected(), 1);
+    acks.commit().await.unwrap();
+    assert_eq!(ending.await.unwrap().unwrap(), Deactivated::Gone(tablet.device_no));
+    let left = store.mailbox_left(phone.device_no, Position::START, 10, NOW).await.unwrap();
+    assert_eq!(left.positions(), [Position(2), Position(3)]);
+    let deadlocks: i64 =
+        sqlx::query_scalar("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+            .fetch_one(&store.pool)
             .await
             .unwrap();
     assert_eq!(deadlocks, 0);
