@@ -96,7 +96,7 @@ fn a_device_is_never_overwritten() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().to_owned();
     new_device(out.clone(), "phone");
-    let again = NewDevice { relay_name: "r".into(), user: USER, device: "phone".into(), prekeys: 1, out };
+    let again = new_body("phone", None, out);
     assert!(run(Command::New(again)).is_err());
 }
 

@@ -116,10 +116,10 @@ async fn revived(tx: &mut PgConnection, new: &Registration) -> Result<Option<Reg
     })
 }
 
-/// A key that any incarnation ended by another device had is left out, whoever else had it.
+/// A key counts if one incarnation with it ended itself, whoever else had it.
 const RECOVERY_KEYS: &str = "\
     SELECT identity_key FROM devices WHERE user_id = $1 \
-    GROUP BY identity_key HAVING NOT bool_or(expelled) \
+    GROUP BY identity_key HAVING NOT bool_and(expelled) \
         AND NOT EXISTS (SELECT FROM devices WHERE user_id = $1 AND deactivated_at IS NULL) \
     ORDER BY max(device_no) DESC LIMIT 16";
 
