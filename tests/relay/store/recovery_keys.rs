@@ -15,7 +15,7 @@ on_both_engines!(roomy =>
     they_are_of_the_former_devices_newest_first,
     a_key_of_several_devices_is_named_once,
     there_are_at_most_16_and_an_older_one_brings_nobody_back,
-    a_key_that_an_expelled_device_had_too_is_left_out,
+    a_key_that_an_expelled_device_had_too_counts_for_the_one_that_ended_itself,
 );
 
 async fn keys(engine: &Engine, user: UserId) -> Vec<IdentityKey> {
@@ -95,7 +95,7 @@ async fn there_are_at_most_16_and_an_older_one_brings_nobody_back(engine: Engine
     engine.register(revival(came[15])).await;
 }
 
-async fn a_key_that_an_expelled_device_had_too_is_left_out(engine: Engine) {
+async fn a_key_that_an_expelled_device_had_too_counts_for_the_one_that_ended_itself(engine: Engine) {
     let shared = key();
     let registration = mothers::registration(mothers::user(), "phone");
     let phone = engine.register(Registration { identity_key: shared, ..registration }).await;
