@@ -1,12 +1,16 @@
 //! The HTTP edge that every feature shares: problems, bodies, the frame around each request.
 
+mod address;
 mod body;
 mod frame;
+mod limits;
 mod problem;
 mod query;
 pub mod service;
 
+pub use address::CallerAddress;
 pub use body::{Body, BodyKind, RequestBody, read_json};
 pub use frame::{KnownPaths, frame, unknown_path};
+pub use limits::{Act, AddressBudgets};
 pub use problem::Problem;
 pub use query::Query;

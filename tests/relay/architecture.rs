@@ -68,7 +68,16 @@ const HOUSE: &[Room] = &[
     },
     Room {
         files: &["http"],
-        uses: &["config", "domain", "store::Store", "store::StoreError", "hot::Switchboard", "wire", "http"],
+        uses: &[
+            "config",
+            "domain",
+            "store::Store",
+            "store::StoreError",
+            "hot::Switchboard",
+            "hot::Budgets",
+            "wire",
+            "http",
+        ],
         crates: &["actix_web", "serde_json"],
     },
     Room {

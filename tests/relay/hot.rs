@@ -2,56 +2,66 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
+mod budgets;
+mod logins;
 mod outage;
 mod promises;
 mod rig;
 
 /// One test for each promise and engine.
 macro_rules! suite {
-    ($($promise:ident),* $(,)?) => {
+    ($($of:ident { $($promise:ident),* $(,)? })*) => {
         mod local {
-            $(
+            $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $promise() {
                     let rig = super::rig::Rig::local();
-                    super::promises::$promise(&rig).await;
+                    super::$of::$promise(&rig).await;
                     rig.finish().await;
                 }
-            )*
+            )*)*
         }
 
         mod redis {
-            $(
+            $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $promise() {
                     let Some(url) = super::rig::redis_url() else { return };
                     let rig = super::rig::Rig::on_redis(&url);
-                    super::promises::$promise(&rig).await;
+                    super::$of::$promise(&rig).await;
                     rig.finish().await;
                 }
-            )*
+            )*)*
         }
     };
 }
 
 suite! {
-    an_event_reaches_a_subscribed_other_node_and_not_the_own_one,
-    after_subscribe_returns_nothing_is_missed,
-    after_unsubscribe_nothing_comes,
-    subscribing_twice_brings_an_event_once,
-    items_of_a_device_keep_their_order,
-    every_kind_of_event_survives_the_trip_unchanged,
-    a_heavy_item_travels_as_a_wake_and_is_cached_whole,
-    an_unlistened_item_is_cached_and_comes_back_at_its_position_only,
-    a_body_that_is_to_be_erased_early_is_not_cached,
-    a_listened_item_is_not_cached,
-    a_position_that_goes_back_is_not_cached,
-    forgotten_items_are_gone_and_the_others_are_not,
-    a_forgotten_device_has_nothing_and_may_begin_anew,
-    another_devices_items_are_never_given_out,
-    many_devices_get_each_their_own,
-    the_queue_of_a_device_is_bounded_and_drops_its_oldest,
-    a_large_delivery_arrives_whole,
-    a_closed_node_hears_nothing_and_the_others_go_on,
-    an_open_engine_is_reachable,
+    promises {
+        an_event_reaches_a_subscribed_other_node_and_not_the_own_one,
+        after_subscribe_returns_nothing_is_missed,
+        after_unsubscribe_nothing_comes,
+        subscribing_twice_brings_an_event_once,
+        items_of_a_device_keep_their_order,
+        every_kind_of_event_survives_the_trip_unchanged,
+        a_heavy_item_travels_as_a_wake_and_is_cached_whole,
+        an_unlistened_item_is_cached_and_comes_back_at_its_position_only,
+        a_body_that_is_to_be_erased_early_is_not_cached,
+        a_listened_item_is_not_cached,
+        a_position_that_goes_back_is_not_cached,
+        forgotten_items_are_gone_and_the_others_are_not,
+        a_forgotten_device_has_nothing_and_may_begin_anew,
+        another_devices_items_are_never_given_out,
+        many_devices_get_each_their_own,
+        the_queue_of_a_device_is_bounded_and_drops_its_oldest,
+        a_large_delivery_arrives_whole,
+        a_closed_node_hears_nothing_and_the_others_go_on,
+        an_open_engine_is_reachable,
+    }
+    budgets {
+        a_budget_gives_its_acts_and_then_one_for_each_interval,
+        budgets_do_not_touch_each_other,
+        of_many_that_race_for_the_last_places_as_many_get_one_as_there_are,
+        every_engine_answers_by_the_rule_of_the_domain,
+    }
 }

@@ -8,12 +8,15 @@ use std::{
 };
 
 use restante::{
-    domain::{DeviceNo, Position},
-    hot::{Event, redis::RedisHot},
+    domain::{DeviceNo, Drawn, Position, Quota, Timestamp},
+    hot::{Budgets, Event, redis::RedisHot},
 };
 use secrecy::SecretString;
 
-use super::rig::{Bell, Node, delivery, notice, random_prefix, redis_url, spell, until};
+use super::{
+    budgets::{NOW, budget},
+    rig::{Bell, Node, delivery, notice, random_prefix, redis_url, spell, until},
+};
 
 const DEVICE: DeviceNo = DeviceNo(7);
 
@@ -277,4 +280,39 @@ async fn a_closed_engine_refuses_acts_and_lets_its_connections_go() {
         clients.lines().count() == 1
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_is_kept_exactly_under_a_key_that_expires_and_begins_full_on_a_new_server() {
+    let Some(mut server) = Server::started().await else { return };
+    let prefix = random_prefix();
+    let node = Node::on_redis(&server.url(), &prefix);
+    let (budget, quota) = (budget(), Quota::per_minute(1));
+    assert_eq!(node.hot.draw(budget, quota, NOW).await.unwrap(), Drawn::Taken);
+    assert_ne!(node.hot.draw(budget, quota, NOW).await.unwrap(), Drawn::Taken);
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let key = budget.0.iter().fold(format!("{prefix}:budget:"), |key, byte| format!("{key}{byte:02x}"));
+    let kept: String = redis::cmd("GET").arg(&key).query_async(&mut connection).await.unwrap();
+    assert_eq!(kept, (NOW.millis() * 1000 + 60_000_000).to_string());
+    let left: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut connection).await.unwrap();
+    assert!((1..=60_000).contains(&left), "{left}");
+    server.kill();
+    server.start().await;
+    until("redis is back", async || node.hot.check().await.is_ok()).await;
+    assert_eq!(node.hot.draw(budget, quota, NOW).await.unwrap(), Drawn::Taken);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_a_node_counts_by_itself_and_a_time_redis_cannot_count_is_refused() {
+    let Some(mut server) = Server::started().await else { return };
+    let node = Node::on_redis(&server.url(), &random_prefix());
+    let far = Timestamp::from_millis(i64::MAX);
+    assert!(node.hot.draw(budget(), Quota::per_minute(1), far).await.is_err());
+    let budgets = Budgets::new(node.hot.clone(), [1; 32]);
+    let draw = async || budgets.draw("test", &[b"somebody"], Quota::per_minute(2), NOW).await;
+    assert_eq!(draw().await, Drawn::Taken);
+    server.kill();
+    assert_eq!((draw().await, draw().await), (Drawn::Taken, Drawn::Taken));
+    assert_eq!(draw().await, Drawn::Empty(Duration::from_secs(30)));
 }

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use restante::{
-    domain::{ConversationId, Delivery, DeviceNo, MessageId, Position, Status, Timestamp, UserId},
+    domain::{ConversationId, Delivery, DeviceNo, MessageId, Position, SessionId, Status, Timestamp, UserId},
     hot::{Event, Hot, KeysLow, ReceiptEvent},
 };
 use uuid::Uuid;
 
-use super::rig::{Rig, bare_message, delivery, message, notice, spell, spell_item, until};
+use super::rig::{Rig, bare_message, delivery, device_list, message, notice, spell, spell_item, until};
 
 fn positions(range: impl IntoIterator<Item = i64>) -> Vec<Position> {
     range.into_iter().map(Position).collect()
@@ -102,6 +102,8 @@ pub(super) async fn every_kind_of_event_survives_the_trip_unchanged(rig: &Rig) {
         Event::Receipt(receipt),
         Event::KeysLow(low),
         Event::Replaced(Uuid::new_v4()),
+        Event::LoggedOut(SessionId::new(Uuid::new_v4())),
+        Event::Item(Position(3), device_list()),
         Event::Deactivated,
     ];
     for event in &sent {

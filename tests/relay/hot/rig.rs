@@ -12,8 +12,9 @@ use std::{
 use bytes::Bytes;
 use restante::{
     domain::{
-        ConversationId, Delivery, DeviceId, DeviceNo, DeviceNumber, Envelope, EnvelopeType, Item, Message,
-        MessageId, MessageType, Position, Sequence, Status, Timestamp, UserId,
+        ConversationId, Delivery, DeviceId, DeviceNo, DeviceNumber, Envelope, EnvelopeType, Item,
+        ListedDevice, Message, MessageId, MessageType, Position, RegistrationId, Sequence, Status, Timestamp,
+        UserId,
     },
     hot::{
         Doorbell, Event, Hot,
@@ -189,6 +190,20 @@ pub(crate) fn notice() -> Arc<Item> {
         message_id: MessageId::new(Uuid::new_v4()),
         deletes: MessageId::new(Uuid::new_v4()),
         expires_at: Timestamp::from_millis(-7),
+    })
+}
+
+/// A notice of two devices.
+pub(crate) fn device_list() -> Arc<Item> {
+    let listed = |id: &str, number, registration| ListedDevice {
+        device_id: DeviceId::parse(id).unwrap(),
+        device_number: DeviceNumber::new(number).unwrap(),
+        registration_id: RegistrationId::new(registration).unwrap(),
+    };
+    Arc::new(Item::DevicesChanged {
+        message_id: MessageId::new(Uuid::new_v4()),
+        devices: [listed("phone", 1, 16_380), listed("desk.top", 127, 1)].into(),
+        expires_at: Timestamp::from_millis(1_700_000_000_005),
     })
 }
 

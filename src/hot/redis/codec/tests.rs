@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     domain::{
-        ConversationId, DeviceId, DeviceNumber, Envelope, EnvelopeType, Item, Message, MessageId,
-        MessageType, Position, Sequence, Status, Timestamp, UserId,
+        ConversationId, DeviceId, DeviceNumber, Envelope, EnvelopeType, Item, ListedDevice, Message,
+        MessageId, MessageType, Position, RegistrationId, Sequence, SessionId, Status, Timestamp, UserId,
     },
     hot::{KeysLow, ReceiptEvent},
 };
@@ -79,13 +79,28 @@ fn messages() -> impl Strategy<Value = Message> {
     })
 }
 
+fn listed() -> impl Strategy<Value = ListedDevice> {
+    let parts = ("[a-zA-Z0-9._-]{3,64}", 1..=127_i64, 1..=16_380_i64);
+    parts.prop_map(|(id, number, registration)| ListedDevice {
+        device_id: DeviceId::parse(&id).unwrap(),
+        device_number: DeviceNumber::new(number).unwrap(),
+        registration_id: RegistrationId::new(registration).unwrap(),
+    })
+}
+
 fn items() -> impl Strategy<Value = Arc<Item>> {
     let deleted = (ids(), ids(), times()).prop_map(|(message_id, deletes, expires_at)| Item::Deleted {
         message_id: MessageId::new(message_id),
         deletes: MessageId::new(deletes),
         expires_at,
     });
-    prop_oneof![messages().prop_map(Item::Message), deleted].prop_map(Arc::new)
+    let changed = (ids(), prop::collection::vec(listed(), 0..12), times());
+    let changed = changed.prop_map(|(message_id, devices, expires_at)| Item::DevicesChanged {
+        message_id: MessageId::new(message_id),
+        devices: devices.into(),
+        expires_at,
+    });
+    prop_oneof![messages().prop_map(Item::Message), deleted, changed].prop_map(Arc::new)
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -113,6 +128,7 @@ fn events() -> impl Strategy<Value = Event> {
         }),
         ids().prop_map(Event::Replaced),
         Just(Event::Deactivated),
+        ids().prop_map(|login| Event::LoggedOut(SessionId::new(login))),
     ]
 }
 

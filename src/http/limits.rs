@@ -1,0 +1,129 @@
+//! How often one address may do what needs no token yet.
+
+use std::{fmt, sync::Arc};
+
+use super::{CallerAddress, Problem};
+use crate::{
+    config::AddressLimits,
+    domain::{Clock, Drawn, Quota},
+    hot::Budgets,
+};
+
+/// What is counted by address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// A registration.
+    Register,
+    /// A challenge, or an answer to one.
+    Login,
+    /// A refresh.
+    Refresh,
+}
+
+/// The budgets of addresses, over all nodes.
+pub struct AddressBudgets {
+    /// Where they are kept.
+    pub budgets: Arc<Budgets>,
+    /// How large they are.
+    pub limits: AddressLimits,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl AddressBudgets {
+    /// Counts the act to the address's network.
+    ///
+    /// # Errors
+    /// 429 `rate-limited` past the act's budget, which refills evenly within a minute.
+    pub async fn admit(&self, address: &CallerAddress, act: Act) -> Result<(), Problem> {
+        let (what, acts) = match act {
+            Act::Register => ("register by address", self.limits.registrations),
+            Act::Login => ("login by address", self.limits.logins),
+            Act::Refresh => ("refresh by address", self.limits.refreshes),
+        };
+        let quota = Quota::per_minute(acts);
+        match self.budgets.draw(what, &[&address.network()], quota, self.clock.now()).await {
+            Drawn::Taken => Ok(()),
+            Drawn::Empty(wait) => {
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                let detail = "too many requests from this network; repeat the request later";
+                Err(Problem::too_many("rate-limited", detail, seconds.max(1)))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for AddressBudgets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddressBudgets").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, time::Duration};
+
+    use actix_web::ResponseError as _;
+
+    use super::*;
+    use crate::{
+        domain::{ManualClock, Timestamp},
+        hot::{
+            Sessions,
+            local::{LocalHot, LocalHub},
+        },
+    };
+
+    fn budgets(clock: &Arc<ManualClock>) -> AddressBudgets {
+        let engine = LocalHot::join(&LocalHub::new(), Arc::new(Sessions::default()));
+        AddressBudgets {
+            budgets: Arc::new(Budgets::new(Arc::new(engine), [1; 32])),
+            limits: AddressLimits { registrations: 2, logins: 7, refreshes: 120 },
+            clock: clock.clone(),
+        }
+    }
+
+    fn address(text: &str) -> CallerAddress {
+        CallerAddress::from(text.parse::<IpAddr>().unwrap())
+    }
+
+    fn clock() -> Arc<ManualClock> {
+        Arc::new(ManualClock::at(Timestamp::from_millis(1_800_000_000_000)))
+    }
+
+    async fn admitted(budgets: &AddressBudgets, from: &str, act: Act) -> u32 {
+        let mut admitted = 0;
+        while budgets.admit(&address(from), act).await.is_ok() {
+            admitted += 1;
+        }
+        admitted
+    }
+
+    #[tokio::test]
+    async fn each_act_and_each_network_has_a_budget_of_its_own() {
+        let budgets = budgets(&clock());
+        assert_eq!(admitted(&budgets, "2001:db8::1", Act::Register).await, 2);
+        assert_eq!(admitted(&budgets, "2001:db8::2", Act::Register).await, 0, "the same 64 bits");
+        assert_eq!(admitted(&budgets, "2001:db8::2", Act::Login).await, 7);
+        assert_eq!(admitted(&budgets, "2001:db8::2", Act::Refresh).await, 120);
+        assert_eq!(admitted(&budgets, "2001:db8:0:1::1", Act::Register).await, 2);
+        assert_eq!(admitted(&budgets, "192.0.2.1", Act::Register).await, 2);
+        assert_eq!(admitted(&budgets, "::ffff:192.0.2.1", Act::Register).await, 0);
+        assert_eq!(admitted(&budgets, "192.0.2.2", Act::Register).await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_after_how_many_whole_seconds_there_is_a_place() {
+        let clock = clock();
+        let budgets = budgets(&clock);
+        let caller = address("192.0.2.1");
+        for (act, acts, seconds) in [(Act::Register, 2, 30), (Act::Login, 7, 9), (Act::Refresh, 120, 1)] {
+            assert_eq!(admitted(&budgets, "192.0.2.1", act).await, acts);
+            let problem = budgets.admit(&caller, act).await.unwrap_err();
+            assert_eq!(problem.status_code(), 429);
+            assert_eq!((problem.code(), problem.retry_after()), ("rate-limited", Some(seconds)));
+            clock.advance(Duration::from_secs(seconds));
+            assert!(budgets.admit(&caller, act).await.is_ok(), "{act:?}");
+        }
+    }
+}
