@@ -85,8 +85,8 @@ async fn replay(rig: &Rig, draws: &[(u32, u64, u64)]) -> Result<(), TestCaseErro
         now = now.plus(Duration::from_millis(*gone));
         let quota = Quota { acts: *acts, period: Duration::from_millis(*period) };
         let node = if number % 2 == 0 { &rig.one } else { &rig.two };
-        let drawn = node.hot.draw(budget, quota, now).await.unwrap();
-        prop_assert_eq!(drawn, quota.draw(&mut model, now));
+        let answer = node.hot.draw(budget, quota, now).await.unwrap();
+        prop_assert_eq!(answer, quota.draw(&mut model, now));
     }
     Ok(())
 }
