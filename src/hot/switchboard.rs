@@ -108,11 +108,10 @@ impl Line {
         match event {
             Event::Deactivated => state.end = Some(End::Deactivated),
             Event::LoggedOut(login) if state.login == Some(login) => {
-                state.end = state.end.or(Some(End::LoggedOut))
+                state.end = state.end.or(Some(End::LoggedOut));
             }
-            Event::LoggedOut(_) => return,
             Event::Replaced(by) if self.yields_to(by) => state.end = state.end.or(Some(End::Replaced)),
-            Event::Replaced(_) => return,
+            Event::LoggedOut(_) | Event::Replaced(_) => return,
             Event::Wake(position) => state.behind |= position.0 > self.seen.load(Ordering::Relaxed),
             event @ Event::Item(..) if state.events.len() >= WAITING_EVENTS => {
                 drop(event);

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
+use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::HeaderValue, web};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::Problem;
@@ -62,8 +62,7 @@ impl FromRequest for CallerAddress {
 fn of(request: &HttpRequest) -> Option<CallerAddress> {
     let proxies = &request.app_data::<web::Data<Config>>()?.proxies;
     let peer = request.peer_addr()?.ip();
-    let values: Vec<_> =
-        request.headers().get_all(name(proxies.header)).map(|value| value.as_bytes()).collect();
+    let values: Vec<_> = request.headers().get_all(name(proxies.header)).map(HeaderValue::as_bytes).collect();
     Some(CallerAddress(walk(peer, &values, &proxies.trusted, proxies.header)))
 }
 

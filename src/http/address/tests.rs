@@ -12,7 +12,7 @@ fn networks(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// Trusted: the proxies 10.0.0.0/8 and 2001:db8:aa::/48.
+/// Trusted: the proxies 10.0.0.0/8 and `2001:db8:aa::/48`.
 fn walked(peer: &str, values: &[&str], header: ForwardedHeader) -> String {
     let values: Vec<_> = values.iter().map(|value| value.as_bytes()).collect();
     let trusted = networks(&["10.0.0.0/8", "2001:db8:aa::/48"]);
