@@ -128,7 +128,7 @@ impl Logins {
             access_token,
             expires_in,
             refresh_token: refresh.text(),
-            refresh_expires_in: refresh_ends.since(self.clock.now()).as_secs(),
+            refresh_expires_in: super::seconds_left(refresh_ends, self.clock.now()),
         })
     }
 

@@ -415,6 +415,8 @@ async fn a_message_is_deleted_for_me_alone(backend: &Backend) {
 async fn only_its_sender_deletes_a_message_for_everyone(backend: &Backend) {
     let Pair { alice, bob, relay: _relay } = pair(backend, &[]).await;
     let tablet = bob.linked("tablet").await;
+    let told = &bob.queue("").await.is(200)["notices"][0]["message_id"];
+    assert_eq!(bob.ack(&[told]).await.is(200)["removed"], 1, "of the tablet");
     let sent = alice.send_opaque(bob.user_id).await;
     let id = &sent["message_id"];
     tablet.ack(&[id]).await.is(200);

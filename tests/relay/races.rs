@@ -7,6 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::support::{
@@ -337,6 +338,7 @@ async fn sends_that_race_a_deactivation_are_whole_or_refused() {
     let alice = Device::registered(&nodes[0], Kind::Ed25519).await;
     for _ in 0..5 {
         let bob = at(&nodes[1].url(), &Device::registered(&nodes[0], Kind::Ed25519).await);
+        let begun = Notify::new();
         let sending = async {
             let mut accepted = Vec::new();
             loop {
@@ -346,10 +348,11 @@ async fn sends_that_race_a_deactivation_are_whole_or_refused() {
                     return accepted;
                 }
                 accepted.push(answer["message_id"].clone());
+                begun.notify_one();
             }
         };
         let deactivating = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            begun.notified().await;
             bob.deactivate(&bob).await.is(200);
         };
         let (accepted, ()) = tokio::join!(sending, deactivating);
