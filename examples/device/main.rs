@@ -43,7 +43,7 @@ enum Command {
     /// Prints the body for POST /api/v1/keys/link/{user}, by which the device in DIR vouches for another.
     Link(Newcomer),
     /// Prints the body for POST /api/v1/auth/token, by which the device in DIR answers a challenge.
-    Answer(Challenge),
+    Answer(LoginAnswer),
     /// Makes one-time pre-keys and prints the body for POST /api/v1/keys/prekeys/{user}/{device}.
     Prekeys {
         /// The folder of the device.
@@ -91,7 +91,7 @@ struct NewDevice {
 }
 
 #[derive(Debug, Args)]
-struct Challenge {
+struct LoginAnswer {
     /// The name of the relay, as in its setting `RELAY_NAME`.
     #[arg(long, default_value = "localhost")]
     relay_name: String,
@@ -127,7 +127,7 @@ fn run(command: Command) -> Outcome<String> {
     let body = match command {
         Command::New(new) => create(&new)?,
         Command::Link(newcomer) => link(&newcomer)?,
-        Command::Answer(challenge) => answer(&challenge)?,
+        Command::Answer(given) => answer(&given)?,
         Command::Prekeys { out, count } => {
             let mut device = DeviceKeys::load(&out)?;
             let body = device.add_prekeys(count)?;
@@ -184,15 +184,15 @@ fn link(newcomer: &Newcomer) -> Outcome<Value> {
     }))
 }
 
-fn answer(challenge: &Challenge) -> Outcome<Value> {
-    let device = DeviceKeys::load(&challenge.out)?;
+fn answer(given: &LoginAnswer) -> Outcome<Value> {
+    let device = DeviceKeys::load(&given.out)?;
     let device_id = DeviceId::parse(&device.device_id)?;
     let user_id = UserId::new(device.user_id);
-    let statement = login_statement(&challenge.relay_name, user_id, &device_id, &challenge.challenge);
+    let statement = login_statement(&given.relay_name, user_id, &device_id, &given.challenge);
     Ok(json!({
         "user_id": device.user_id,
         "device_id": device.device_id,
-        "challenge": challenge.challenge,
+        "challenge": given.challenge,
         "signature": device.sign(&statement)?,
     }))
 }

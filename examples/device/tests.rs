@@ -126,8 +126,8 @@ fn a_device_answers_a_challenge() {
     let folder = TempDir::new().unwrap();
     let phone = folder.path().join("phone");
     let identity = parse_identity_key(&bytes(&new_device(phone.clone(), "phone")["identity_key"])).unwrap();
-    let challenge = Challenge { relay_name: "relay.example".into(), out: phone, challenge: "abc_-".into() };
-    let body = printed(Command::Answer(challenge));
+    let given = LoginAnswer { relay_name: "relay.example".into(), out: phone, challenge: "abc_-".into() };
+    let body = printed(Command::Answer(given));
     assert_eq!((&body["device_id"], &body["challenge"]), (&json!("phone"), &json!("abc_-")));
     assert_eq!(body["user_id"], USER.to_string());
     let device_id = DeviceId::parse("phone").unwrap();

@@ -41,11 +41,7 @@ impl Secrets {
         };
         let signing = match &config.token_signing_key {
             Some(setting) => configured_keys(setting)?,
-            None => {
-                let path = config.data_dir.join("token-signing.key");
-                SigningKeys::parse(&kept(&path)?)
-                    .map_err(|error| StartError::Secret(path.display().to_string(), error.to_string()))?
-            }
+            None => kept_keys(&config.data_dir.join("token-signing.key"))?,
         };
         Ok(Self { master, signing })
     }
@@ -70,6 +66,11 @@ fn configured_keys(setting: &SecretString) -> Result<SigningKeys, StartError> {
     let text = fs::read_to_string(value)
         .map_err(|error| wrong(format!("neither keys nor a file that can be read ({})", error.kind())))?;
     SigningKeys::parse(&text).map_err(|error| wrong(error.to_string()))
+}
+
+fn kept_keys(path: &Path) -> Result<SigningKeys, StartError> {
+    SigningKeys::parse(&kept(path)?)
+        .map_err(|error| StartError::Secret(path.display().to_string(), error.to_string()))
 }
 
 fn master_secret(text: &str) -> Result<MasterSecret, StartError> {

@@ -87,7 +87,7 @@ pub(super) struct SessionAnswer {
 }
 
 impl SessionAnswer {
-    pub(super) fn of(session: Session, current: bool) -> Self {
+    pub(super) fn of(session: &Session, current: bool) -> Self {
         Self {
             session_id: Id(session.session_id.uuid()),
             device_id: session.device_id.as_str().to_owned(),

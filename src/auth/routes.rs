@@ -84,11 +84,8 @@ async fn list_sessions(identity: Identity, logins: web::Data<Logins>) -> Result<
     let claims = claims(&identity)?;
     let sessions = logins.sessions(claims.caller.user_id).await?;
     let sessions: Vec<_> = sessions
-        .into_iter()
-        .map(|session| {
-            let current = session.session_id == claims.session;
-            SessionAnswer::of(session, current)
-        })
+        .iter()
+        .map(|session| SessionAnswer::of(session, session.session_id == claims.session))
         .collect();
     Ok(web::Json(SessionsAnswer { count: sessions.len(), sessions }))
 }

@@ -216,7 +216,7 @@ fn a_second_spelling_of_a_signature_is_no_second_use() {
     let host = Host::new(AdmissionAlgorithm::Es256);
     let admissions = knowing(&host);
     // ECDSA draws a nonce, so that the same claims have as many signatures as are made.
-    let tokens = [host.token(&claims()), host.token(&claims()), host.malleated(&host.token(&claims()))];
+    let tokens = [host.token(&claims()), host.token(&claims()), Host::malleated(&host.token(&claims()))];
     assert!(tokens[0] != tokens[1] && tokens[0] != tokens[2]);
     let uses = tokens.map(|token| admissions.check(&token, user(), NOW).unwrap().single_use.hash);
     assert!(uses[0] == uses[1] && uses[0] == uses[2]);

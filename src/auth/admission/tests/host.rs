@@ -105,7 +105,7 @@ impl Host {
     }
 
     /// The token with the other one of its two ECDSA signatures, s replaced by n − s.
-    pub(super) fn malleated(&self, token: &str) -> String {
+    pub(super) fn malleated(token: &str) -> String {
         let (input, signature) = token.rsplit_once('.').unwrap();
         let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
         let order = hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
