@@ -46,8 +46,9 @@ use crate::{
 /// How old the knowledge of revocations may be before nobody is let in any more.
 const STALE: Duration = Duration::from_secs(3);
 
-/// How far back revocations are read beyond the life of an access token, for clocks that disagree.
-const SKEW: Duration = Duration::from_mins(1);
+/// How far back revocations are read beyond what is known to be read: for clocks that disagree by a minute, and for acts
+/// that take their time to commit.
+const OVERLAP: Duration = Duration::from_mins(2);
 
 /// Decides who a caller is.
 pub struct Authority {
@@ -63,6 +64,8 @@ struct Revoked {
     /// live, so that a poll which began before a revocation cannot let anyone in again.
     learned: HashMap<Revocation, Instant>,
     read_at: Instant,
+    /// Up to when, by the clock, everything was read; none before the first time.
+    read_up_to: Option<Timestamp>,
 }
 
 impl Revoked {
@@ -84,22 +87,25 @@ impl Authority {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        let revoked = RwLock::new(Revoked { learned: HashMap::new(), read_at: Instant::now() });
+        let revoked = RwLock::new(Revoked { learned: HashMap::new(), read_at: Instant::now(), read_up_to: None });
         let authority = Arc::new(Self { tokens, open, store, clock, revoked });
         authority.read_revocations().await?;
         Ok(authority)
     }
 
-    /// Reads what was revoked while a token of it could still be alive, and returns it all: a socket may have opened in
-    /// the moment before this was known.
+    /// Reads what was revoked of late, the first time whatever was revoked while a token of it could still be alive, and
+    /// returns it: a socket may have opened in the moment before this was known.
     ///
     /// # Errors
     /// When the store cannot be asked; after 3 s of that every call is answered 503.
     pub async fn read_revocations(&self) -> Result<Vec<Revocation>, StoreError> {
         let asked_at = Instant::now();
-        let longest = self.tokens.life() + SKEW;
-        let found = self.store.revocations(self.clock.now().minus(longest)).await?;
+        let (now, longest) = (self.clock.now(), self.tokens.life() + OVERLAP);
+        let read_up_to = self.revoked.read().unwrap_or_else(PoisonError::into_inner).read_up_to;
+        let since = read_up_to.map_or(now.minus(longest), |read| read.min(now).minus(OVERLAP));
+        let found = self.store.revocations(since).await?;
         let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        revoked.read_up_to = Some(now);
         revoked.learned.retain(|_, learned| learned.elapsed() < longest);
         revoked.read_at = asked_at;
         for revocation in &found {
