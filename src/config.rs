@@ -193,9 +193,9 @@ impl Config {
                 refreshes: reader.number("REFRESH_LIMIT_PER_ADDRESS", 120, 1..=1_000_000),
             },
             fetch_limits: FetchLimits {
-                pair: reader.number("FETCH_LIMIT_PER_PAIR", 20, 1..=1_000_000),
+                pair: reader.number("FETCH_LIMIT_PER_PAIR", 30, 1..=1_000_000),
                 target: reader.number("FETCH_LIMIT_PER_USER", 200, 2..=1_000_000),
-                newcomers: reader.number("FETCH_LIMIT_FOR_NEW_USERS", 20, 1..=1_000_000),
+                newcomers: reader.number("FETCH_LIMIT_FOR_NEW_USERS", 40, 1..=1_000_000),
             },
             store_limits: store::Limits {
                 max_devices: reader.number("MAX_DEVICES", 10, 1..=127),

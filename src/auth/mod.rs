@@ -87,7 +87,8 @@ impl Authority {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        let revoked = RwLock::new(Revoked { learned: HashMap::new(), read_at: Instant::now(), read_up_to: None });
+        let revoked =
+            RwLock::new(Revoked { learned: HashMap::new(), read_at: Instant::now(), read_up_to: None });
         let authority = Arc::new(Self { tokens, open, store, clock, revoked });
         authority.read_revocations().await?;
         Ok(authority)
