@@ -2,6 +2,7 @@
 //! REST. Every message counts when it is committed, in the receiver's hands and acked. benches/README.md says how to
 //! run it and how to read it.
 
+mod bundles;
 mod frames;
 mod idle;
 mod lanes;
@@ -44,10 +45,11 @@ async fn main() -> Outcome<()> {
 async fn measure(relay: &Relay, options: &Options) -> Outcome<Value> {
     let registrar = Registrar::new(relay.address)?;
     let mut figures = json!({ "engines": options.engines.name() });
-    let (name, found) = match (options.storm, options.idle) {
-        (Some(devices), _) => ("storm", storm::run(relay, &registrar, options, devices).await?),
-        (None, Some(devices)) => ("idle", idle::run(relay, &registrar, devices).await?),
-        (None, None) => ("load", load::run(relay, &registrar, options).await?),
+    let (name, found) = match (options.bundles, options.storm, options.idle) {
+        (Some(takers), ..) => ("bundles", bundles::run(relay, &registrar, options, takers).await?),
+        (None, Some(devices), _) => ("storm", storm::run(relay, &registrar, options, devices).await?),
+        (None, None, Some(devices)) => ("idle", idle::run(relay, &registrar, devices).await?),
+        (None, None, None) => ("load", load::run(relay, &registrar, options).await?),
     };
     figures[name] = found;
     Ok(figures)

@@ -78,6 +78,9 @@ pub(crate) struct Options {
     /// This many connections that do nothing
     #[arg(long, value_parser = up_to_19_000)]
     pub(crate) idle: Option<usize>,
+    /// This many users take bundles of one device at the same time
+    #[arg(long, value_parser = up_to_19_000)]
+    pub(crate) bundles: Option<usize>,
     /// Threads of the relay that serve HTTP; 0 for its default
     #[arg(long, default_value_t = 0)]
     pub(crate) workers: u32,

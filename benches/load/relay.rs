@@ -60,13 +60,19 @@ impl Relay {
         let program = options.relay.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_restante").into());
         let mut command = Command::new(program);
         let secret = || STANDARD.encode(rand::rng().random::<[u8; 32]>());
-        let lifted = ["REGISTER_LIMIT_PER_ADDRESS", "FETCH_LIMIT_PER_USER", "FETCH_LIMIT_FOR_NEW_USERS"];
+        let lifted = [
+            "REGISTER_LIMIT_PER_ADDRESS",
+            "FETCH_LIMIT_PER_PAIR",
+            "FETCH_LIMIT_PER_USER",
+            "FETCH_LIMIT_FOR_NEW_USERS",
+        ];
         command
             .current_dir(folder.path())
             .env_clear()
             .envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("RUST_LOG", "warn"), ("DATA_DIR", "data")])
             .envs([("MASTER_SECRET", secret()), ("TOKEN_SIGNING_KEY", secret())])
             .envs(lifted.map(|name| (name, "1000000")))
+            .env("MAX_PREKEYS", "1000")
             .env("WORKERS", options.workers.to_string())
             .env("ACCESS_TOKEN_TTL_SECONDS", "86400")
             .stdout(Stdio::piped());
