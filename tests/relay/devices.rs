@@ -1,7 +1,6 @@
 //! Devices prove themselves: how they come, stay and go, over real HTTP and sockets, on one node and on several.
 
 mod addresses;
-mod budgets;
 mod contests;
 mod fetching;
 mod notices;
