@@ -9,8 +9,9 @@ use crate::{
     devices::cluster_at_noon,
     support::{
         client::{Answer, Device, Kind},
+        faults::nowhere,
         login::{self, response},
-        relay::{Backend, on_both_backends},
+        relay::{Backend, Settings, on_both_backends},
     },
 };
 
@@ -19,7 +20,8 @@ on_both_backends! {
     challenges_and_answers_share_a_limit,
     refreshes_from_one_address_are_limited,
     a_trusted_proxy_tells_whose_address_it_is,
-    nobody_elses_word_counts,
+    nobodys_word_counts_where_no_proxy_is_trusted,
+    nobody_elses_word_counts_where_another_proxy_is_trusted,
     the_forwarded_header_is_read_where_it_is_set,
 }
 
@@ -130,21 +132,23 @@ async fn a_trusted_proxy_tells_whose_address_it_is(backend: &Backend) {
     assert!(!asks(&device, "forwarded", &["for=198.51.100.77"]).await, "the other header is not read");
 }
 
-async fn nobody_elses_word_counts(backend: &Backend) {
-    for settings in [&[TWO][..], &[TWO, ("TRUSTED_PROXIES", "192.0.2.0/24")]] {
-        let (relay, _clock) = backend.relay_at_noon(settings).await;
-        let device = Device::new(&relay.url(), Kind::Ed25519);
-        assert!(asks(&device, "x-forwarded-for", &["198.51.100.1"]).await);
-        assert!(asks(&device, "forwarded", &["for=198.51.100.2"]).await);
-        assert!(!asks(&device, "x-forwarded-for", &["198.51.100.3"]).await);
-        assert!(!asks(&device, "forwarded", &["for=198.51.100.4"]).await);
-        assert!(!asks(&device, "x-real-ip", &["198.51.100.5"]).await);
-        relay.stop().await;
-        // In production the budget outlives the relay; it is a minute old at the next.
-        if backend.is_production() {
-            break;
-        }
-    }
+async fn nobodys_word_counts_where_no_proxy_is_trusted(backend: &Backend) {
+    word_counts_for_nothing(backend, &[TWO]).await;
+}
+
+async fn nobody_elses_word_counts_where_another_proxy_is_trusted(backend: &Backend) {
+    word_counts_for_nothing(backend, &[TWO, ("TRUSTED_PROXIES", "192.0.2.0/24")]).await;
+}
+
+/// Asserts that two requests are answered and no more, whatever their headers say.
+async fn word_counts_for_nothing(backend: &Backend, settings: Settings<'_>) {
+    let (relay, _clock) = backend.relay_at_noon(settings).await;
+    let device = Device::new(&relay.url(), Kind::Ed25519);
+    assert!(asks(&device, "x-forwarded-for", &["198.51.100.1"]).await);
+    assert!(asks(&device, "forwarded", &["for=198.51.100.2"]).await);
+    assert!(!asks(&device, "x-forwarded-for", &["198.51.100.3"]).await);
+    assert!(!asks(&device, "forwarded", &["for=198.51.100.4"]).await);
+    assert!(!asks(&device, "x-real-ip", &["198.51.100.5"]).await);
 }
 
 async fn the_forwarded_header_is_read_where_it_is_set(backend: &Backend) {
@@ -172,7 +176,21 @@ async fn two_nodes_count_an_address_together() {
         assert!(!asks(seat, header, &["198.51.100.1"]).await);
         assert!(asks(seat, header, &["198.51.100.2"]).await);
     }
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     has_a_budget_of_its_own(&seats[1], header, &["198.51.100.1"]).await;
+    backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_each_node_counts_an_address_by_itself() {
+    let Some(backend) = Backend::production().await else { return };
+    let gone = format!("redis://{}", nowhere());
+    for redis in [gone.as_str(), ""] {
+        let (nodes, _clock) = cluster_at_noon(&backend, 2, &[TWO, ("REDIS_URL", redis)]).await;
+        for node in &nodes {
+            let device = Device::new(&node.url(), Kind::Ed25519);
+            has_a_budget_of_its_own(&device, "x-forwarded-for", &[]).await;
+        }
+    }
     backend.finish().await;
 }

@@ -8,6 +8,7 @@ use crate::{
     devices::phone_and_tablet,
     support::{
         client::{Answer, Device, Kind},
+        crypto::{b64, statement},
         login::{at, log_in},
         relay::{Backend, TestRelay, on_both_backends},
     },
@@ -19,6 +20,7 @@ on_both_backends! {
     of_several_users_of_one_link_token_one_wins,
     deactivations_and_links_leave_a_whole_list,
     of_two_devices_that_deactivate_each_other_one_is_left,
+    of_several_devices_that_bring_a_user_back_one_wins,
 }
 
 async fn nodes(backend: &Backend, settings: &[(&str, &str)]) -> Vec<TestRelay> {
@@ -64,7 +66,7 @@ async fn of_sixteen_registrations_of_one_user_id_one_wins(backend: &Backend) {
             assert!([(403, "link-required"), (409, "device-exists")].contains(&code), "{answer:?}");
         }
         let winner = &devices[won[0]];
-        assert_eq!(listed(winner).await, [winner.device_id.clone()]);
+        assert_eq!(listed(winner).await, *std::slice::from_ref(&winner.device_id));
         let bundle = winner.bundle(winner).await.is(200);
         assert_eq!(bundle["identity_key"], bodies[won[0]]["identity_key"]);
     }
@@ -176,6 +178,37 @@ async fn of_two_devices_that_deactivate_each_other_one_is_left(backend: &Backend
         let won = [&one, &other].into_iter().filter(|answer| answer.status == 200).count();
         assert_eq!(won, 1, "round {round}: {one:?} {other:?}");
         let left = if one.status == 200 { &phone } else { &tablet };
-        assert_eq!(listed(left).await, [left.device_id.clone()]);
+        assert_eq!(listed(left).await, *std::slice::from_ref(&left.device_id));
+    }
+}
+
+async fn of_several_devices_that_bring_a_user_back_one_wins(backend: &Backend) {
+    let nodes = nodes(backend, &[]).await;
+    let mut last = Device::registered(&nodes[0], Kind::Ed25519).await;
+    for round in 0..4 {
+        last.deactivate(&last).await.is(200);
+        let user = last.user_id.to_string();
+        let mut devices: Vec<_> = (0..8)
+            .map(|index| {
+                let base = nodes[index % nodes.len()].url();
+                Device::of(&base, last.user_id, &format!("again-{round}-{index}"), Kind::Ed25519)
+            })
+            .collect();
+        let mut bodies = Vec::new();
+        for device in &mut devices {
+            let (mut body, identity) = (device.registration(), device.keys.identity());
+            let parts: [&[u8]; 4] = [b"restante-recover-v1", b"localhost", user.as_bytes(), &identity];
+            body["recovery_proof"] = b64(last.keys.sign(&statement(&parts))).into();
+            bodies.push(body);
+        }
+        let answers = race(&mut devices, &bodies).await;
+        let mut winners: Vec<_> =
+            devices.into_iter().zip(&answers).filter(|(_, answer)| answer.status == 201).collect();
+        assert_eq!(winners.len(), 1, "round {round}: {answers:?}");
+        for lost in answers.iter().filter(|answer| answer.status != 201) {
+            lost.clone().refused(403, "link-required");
+        }
+        last = winners.remove(0).0;
+        assert_eq!(listed(&last).await, *std::slice::from_ref(&last.device_id));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use serde_json::json;
+
 use crate::{
     devices::{SOON, closed_soon, lives, phone_and_tablet, refusal, refused_soon},
     support::{
@@ -71,6 +73,7 @@ over_two_nodes! {
     a_deactivated_device_is_dead_on_the_other_node,
     a_session_that_was_logged_out_is_dead_on_the_other_node,
     a_session_whose_refresh_token_was_reused_is_dead_on_the_other_node,
+    a_renewed_socket_ends_with_its_new_session_on_the_other_node,
 }
 
 /// From here on Redis says nothing, if that is what is tried.
@@ -157,6 +160,24 @@ async fn a_session_whose_refresh_token_was_reused_is_dead_on_the_other_node(
     at(&there, &other_session).queue("limit=1").await.is(200);
     lives(&mut hers).await;
     assert_eq!(login::audit(&at(&there, &phone)).await[0], "token_reused");
+}
+
+async fn a_renewed_socket_ends_with_its_new_session_on_the_other_node(
+    nodes: &[TestRelay],
+    proxy: Option<&Proxy>,
+) {
+    let phone = Device::registered(&nodes[0], Kind::Ed25519).await;
+    let second = log_in(&phone).await;
+    let mut socket = Socket::open(&at(&nodes[1].url(), &phone)).await;
+    socket.send(&json!({ "type": "auth", "ref": "a", "token": second.access_token })).await;
+    socket.expect("acked").await;
+    silence(proxy);
+    log_out(&phone).await.is(204);
+    refused_soon(&at(&nodes[1].url(), &phone), Instant::now()).await;
+    tokio::time::sleep(SOON).await;
+    lives(&mut socket).await;
+    log_out(&second).await.is(204);
+    closed_soon(&mut socket, Instant::now(), 4401).await;
 }
 
 async fn a_device_linked_anew_inherits_nothing(backend: &Backend) {

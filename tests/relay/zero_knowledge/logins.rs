@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     PLAINTEXT, identities,
-    search::{Secret, assert_absent, redis, store},
+    search::{Secret, assert_absent, audit, redis, store},
 };
 use crate::support::{
     client::{Answer, Device, Kind},
@@ -307,6 +307,7 @@ async fn search(backend: &Backend, process: &mut RelayProcess, run: Run) {
         assert_absent("Redis", &hot.plain, &private);
         assert_absent("the mail in Redis", &hot.mail, &secrets);
     }
+    assert_absent("the trail, which knows pseudonyms only,", &audit(backend).await, &private);
     assert!(process.stop().await.success());
     assert_absent("the store", &store(backend).await, &secrets);
     private.extend(secrets);

@@ -51,10 +51,10 @@ pub(super) async fn store(backend: &Backend) -> Vec<u8> {
     let mut all = Vec::new();
     collect(backend.folder(), &mut all);
     if let Some(database) = backend.database() {
-        all.extend(dump_postgres(&database.url()).await);
+        all.extend(dump_postgres(&database.url(), "%").await);
     } else {
         assert!(holds(&all, b"SQLite format 3"), "the database was to be searched");
-        all.extend(dump_sqlite(&backend.folder().join("restante.db")).await);
+        all.extend(dump_sqlite(&backend.folder().join("restante.db"), "%").await);
     }
     all
 }
@@ -71,13 +71,23 @@ fn collect(folder: &Path, all: &mut Vec<u8>) {
     }
 }
 
-/// Every row of every table as text; bytes come in hex.
-async fn dump_postgres(url: &str) -> Vec<u8> {
+/// Every row of the audit trail, which must not be empty.
+pub(super) async fn audit(backend: &Backend) -> Vec<u8> {
+    let rows = match backend.database() {
+        Some(database) => dump_postgres(&database.url(), "audit").await,
+        None => dump_sqlite(&backend.folder().join("restante.db"), "audit").await,
+    };
+    assert!(!rows.is_empty(), "the trail was to be searched");
+    rows
+}
+
+/// Every row of the tables of this name as text; bytes come in hex.
+async fn dump_postgres(url: &str, which: &str) -> Vec<u8> {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let tables =
-        sqlx::query("SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'");
+        sqlx::query("SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public' AND table_name LIKE $1").bind(which);
     let tables = tables.fetch_all(&mut connection).await.unwrap();
-    assert!(tables.len() > 5, "the tables were to be searched");
+    assert!(tables.len() > if which == "%" { 5 } else { 0 }, "the tables were to be searched");
     let mut all = Vec::new();
     for table in tables {
         let name: String = table.get(0);
@@ -90,13 +100,15 @@ async fn dump_postgres(url: &str) -> Vec<u8> {
     all
 }
 
-/// Every row of every table as SQL literals; bytes come in hex.
-async fn dump_sqlite(path: &Path) -> Vec<u8> {
+/// Every row of the tables of this name as SQL literals; bytes come in hex.
+async fn dump_sqlite(path: &Path, which: &str) -> Vec<u8> {
     let options = SqliteConnectOptions::new().filename(path).read_only(true);
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-    let tables = sqlx::query("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
+    let tables =
+        sqlx::query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE ? ORDER BY name")
+            .bind(which);
     let tables = tables.fetch_all(&mut connection).await.unwrap();
-    assert!(tables.len() > 5, "the tables were to be searched");
+    assert!(tables.len() > if which == "%" { 5 } else { 0 }, "the tables were to be searched");
     let mut all = Vec::new();
     for table in tables {
         let name: String = table.get(0);
@@ -159,12 +171,16 @@ pub(super) async fn redis(url: &str, prefix: &str) -> HotState {
 fn flatten(value: &redis::Value, all: &mut Vec<u8>) {
     match value {
         redis::Value::Array(values) | redis::Value::Set(values) => {
-            values.iter().for_each(|value| flatten(value, all));
+            for value in values {
+                flatten(value, all);
+            }
         }
-        redis::Value::Map(pairs) => pairs.iter().for_each(|(name, value)| {
-            flatten(name, all);
-            flatten(value, all);
-        }),
+        redis::Value::Map(pairs) => {
+            for (name, value) in pairs {
+                flatten(name, all);
+                flatten(value, all);
+            }
+        }
         redis::Value::BulkString(bytes) => all.extend(bytes),
         other => all.extend(format!("{other:?}").into_bytes()),
     }
