@@ -10,6 +10,7 @@
 mod architecture;
 mod bad_input;
 mod crash;
+mod devices;
 mod documents;
 mod erased;
 mod faults;

@@ -1,11 +1,11 @@
 //! The relay is blind: what must not be known is searched for in everything it writes.
 
-use std::{fs, path::Path};
+mod logins;
+mod search;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::Method;
+use search::{Secret, assert_absent, store};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use crate::support::{
     client::{Device, Kind, opaque_send},
@@ -18,9 +18,6 @@ use crate::support::{
 on_both_backends! { nothing_secret_is_written_anywhere }
 
 const PLAINTEXT: &[u8] = b"meet me by the old lighthouse at nine";
-
-/// What is searched for, and what it is.
-struct Secret(&'static str, Vec<u8>);
 
 /// Everything a device has that nobody else may know.
 fn secrets(device: &Device) -> Vec<Secret> {
@@ -40,43 +37,6 @@ fn identities(device: &Device) -> Vec<Secret> {
         Secret("a device id", device.device_id.clone().into_bytes()),
         Secret("an identity key", device.keys.identity()),
     ]
-}
-
-/// The secret as itself, in hex and in base64, the ways it could be written.
-fn spellings(secret: &[u8]) -> Vec<Vec<u8>> {
-    let hex = secret.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
-    let debug = format!("{secret:?}");
-    let list = debug.trim_matches(['[', ']']).to_owned();
-    let base64 = STANDARD.encode(secret).trim_end_matches('=').to_owned();
-    vec![
-        secret.to_vec(),
-        hex.to_uppercase().into_bytes(),
-        hex.into_bytes(),
-        base64.into_bytes(),
-        list.into_bytes(),
-    ]
-}
-
-fn assert_absent(place: &str, haystack: &[u8], secrets: &[Secret]) {
-    for Secret(what, secret) in secrets {
-        assert!(secret.len() >= 8, "{what} is too short to be searched for");
-        for spelling in spellings(secret) {
-            let found = memmem(haystack, &spelling);
-            assert!(!found, "{place} holds {what}, as {:?}", String::from_utf8_lossy(&spelling));
-        }
-    }
-}
-
-fn memmem(haystack: &[u8], needle: &[u8]) -> bool {
-    let Some(first) = needle.first() else { return false };
-    let mut rest = haystack;
-    while let Some(at) = rest.iter().position(|byte| byte == first) {
-        if rest[at..].starts_with(needle) {
-            return true;
-        }
-        rest = &rest[at + 1..];
-    }
-    false
 }
 
 async fn nothing_secret_is_written_anywhere(backend: &Backend) {
@@ -161,61 +121,4 @@ async fn use_everything(alice: &mut Device, bob: &mut Device, tablet: &Device) {
         .refused(401, "bad-token");
     bob.deactivate(tablet).await.is(200);
     tablet.queue("").await.refused(401, "bad-token");
-}
-
-/// Everything in the store, as bytes.
-async fn store(backend: &Backend) -> Vec<u8> {
-    let mut all = Vec::new();
-    collect(backend.folder(), &mut all);
-    if let Some(database) = backend.database() {
-        all.extend(dump(&database.url()).await);
-    } else {
-        assert!(memmem(&all, b"SQLite format 3"), "the database was to be searched");
-    }
-    all
-}
-
-fn collect(folder: &Path, all: &mut Vec<u8>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(&path, all);
-        } else {
-            // A file of the running database may go away meanwhile.
-            all.extend(fs::read(path).unwrap_or_default());
-        }
-    }
-}
-
-/// Every row of every table as text; bytes come in hex.
-async fn dump(url: &str) -> Vec<u8> {
-    let mut connection = PgConnection::connect(url).await.unwrap();
-    let tables =
-        sqlx::query("SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'");
-    let tables = tables.fetch_all(&mut connection).await.unwrap();
-    assert!(tables.len() > 5, "the tables were to be searched");
-    let mut all = Vec::new();
-    for table in tables {
-        let name: String = table.get(0);
-        let rows = sqlx::query(AssertSqlSafe(format!("SELECT t::text FROM \"{name}\" t")));
-        for row in rows.fetch_all(&mut connection).await.unwrap() {
-            all.extend(row.get::<String, _>(0).into_bytes());
-        }
-    }
-    connection.close().await.unwrap();
-    all
-}
-
-#[test]
-fn the_search_finds_every_spelling() {
-    let secret = [1, 2, 3, 4, 5, 250, 251, 252, 253];
-    for written in [
-        format!("key: {secret:?}"),
-        "key: 0102030405FAFBFCFD".to_owned(),
-        "key: 0102030405fafbfcfd".to_owned(),
-        format!("key: {}", STANDARD.encode(secret)),
-    ] {
-        assert!(spellings(&secret).iter().any(|spelling| memmem(written.as_bytes(), spelling)), "{written}");
-    }
-    assert!(memmem(b"aaab", b"aab") && !memmem(b"aaab", b"aac"));
 }

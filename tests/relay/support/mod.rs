@@ -6,6 +6,7 @@ pub(crate) mod crypto;
 pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod faults;
+pub(crate) mod login;
 pub(crate) mod mothers;
 pub(crate) mod packed;
 pub(crate) mod postgres;

@@ -32,6 +32,8 @@ pub enum Door {
     Header,
     /// In the list of subprotocols, as browsers must.
     Subprotocol,
+    /// As a ticket in the list of subprotocols.
+    Ticket,
 }
 
 /// A connected socket.
@@ -85,6 +87,7 @@ impl Socket {
                 protocol.to_owned()
             }
             Door::Subprotocol => format!("{protocol}, bearer.{token}"),
+            Door::Ticket => format!("{protocol}, ticket.{token}"),
         };
         headers.insert("sec-websocket-protocol", HeaderValue::try_from(offered).unwrap());
         let (stream, answer) = connect_async(request).await?;
