@@ -5,9 +5,13 @@ mod admission;
 mod challenges;
 mod host;
 mod jwt;
+mod links;
 mod moves;
+mod recovery;
 mod refreshing;
 mod signing_keys;
+mod trail;
+mod without_sessions;
 
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 

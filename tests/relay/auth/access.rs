@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ed25519_dalek::SigningKey;
+use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use restante::domain::ManualClock;
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ on_both_backends! {
     tokens_that_are_none_open_nothing,
     forged_tokens_open_nothing,
     browsers_get_in_by_no_worse_a_token,
+    a_ticket_opens_one_socket_in_half_a_minute,
     a_token_lives_fifteen_minutes,
     a_token_opens_nothing_of_another,
     a_deactivated_device_stays_dead_when_its_id_comes_back,
@@ -126,6 +128,10 @@ async fn tokens_that_are_none_open_nothing(backend: &Backend) {
     }
     for place in (0..good.len()).step_by(7) {
         is_a_bad_token(&alice, "one letter changed", &super::bent(good, place)).await;
+    }
+    // The name of a scheme has no case (RFC 9110, 11.1).
+    for answer in at_both_doors(&alice, Some(&format!("bearer {good}"))).await {
+        assert!(matches!(answer.status, 101 | 200), "{answer:?}");
     }
     still_gets_in(&alice).await;
     still_gets_in(&bob).await;
@@ -255,11 +261,41 @@ async fn a_logged_out_session_is_dead_and_no_other(backend: &Backend) {
     let ticket = ticket(&alice).await;
     alice.log_in().await;
     assert_eq!(alice.log_out(&access).await.is(204), "");
-    alice.log_out(&access).await.is(204);
+    alice.log_out(&access).await.refused(401, "bad-token");
     is_a_bad_token(&alice, "a logged-out session's", &access).await;
     alice.show(&refresh).await.refused(401, "bad-token");
     let request = opening(&alice).header("sec-websocket-protocol", format!("restante.v1, ticket.{ticket}"));
     Answer::of(request.send().await.unwrap()).await.refused(401, "bad-token");
     still_gets_in(&alice).await;
     alice.refresh().await;
+    alice.log_out(&alice.access_token).await.is(204);
+    alice.stats_as(&alice.access_token).await.refused(401, "bad-token");
+}
+
+/// What the opening of a socket by this ticket is answered.
+async fn opened_by(device: &Device, ticket: &str) -> (u16, String) {
+    let request = opening(device).header("sec-websocket-protocol", format!("restante.v1, ticket.{ticket}"));
+    let answer = request.send().await.unwrap();
+    if answer.status() == 101 {
+        return (101, String::new());
+    }
+    let answer = Answer::of(answer).await;
+    (answer.status, answer.code().to_owned())
+}
+
+async fn a_ticket_opens_one_socket_in_half_a_minute(backend: &Backend) {
+    let Scene { relay: _relay, clock, alice, .. } = scene(backend).await;
+    let refused = (401, "bad-token".to_owned());
+    let [first, second, late] = [ticket(&alice).await, ticket(&alice).await, ticket(&alice).await];
+    let laptop = alice.linked("laptop").await;
+    assert_eq!(opened_by(&laptop, &first).await, (403, "not-you".to_owned()));
+    clock.advance(Duration::from_secs(29));
+    assert_eq!(opened_by(&alice, &second).await.0, 101);
+    assert_eq!(opened_by(&alice, &second).await, refused);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(opened_by(&alice, &late).await, refused);
+    let last = ticket(&alice).await;
+    let answers = join_all((0..16).map(|_| opened_by(&alice, &last))).await;
+    assert_eq!(answers.iter().filter(|(status, _)| *status == 101).count(), 1, "{answers:?}");
+    still_gets_in(&alice).await;
 }

@@ -109,7 +109,7 @@ async fn tokens_that_are_not_the_hosts_admit_nobody(backend: &Backend) {
         let answer = alice.register_by(&token, &body).await;
         assert_eq!((answer.status, answer.code()), (401, "bad-admission"), "{name}: {answer:?}");
     }
-    bob.get(&format!("/api/v1/keys/devices/{}", alice.user_id)).await.refused(404, "not-found");
+    bob.bundle(&alice).await.refused(404, "not-found");
     alice.register_by(&host.admit(alice.user_id), &body).await.is(201);
     alice.is_alive().await;
 }

@@ -21,6 +21,7 @@ on_both_backends! {
     a_wrong_answer_is_refused_without_a_reason_and_harms_nothing,
     a_challenge_ends_after_a_minute,
     a_challenge_opens_exactly_one_session,
+    statements_are_for_the_relay_that_was_dialled,
 }
 
 const BOTH: [Kind; 2] = [Kind::Ed25519, Kind::Signal];
@@ -223,5 +224,31 @@ async fn a_challenge_opens_exactly_one_session(backend: &Backend) {
         }
         alice.stats_as(accepted[0]["access_token"].as_str().unwrap()).await.is(200);
         assert_eq!(alice.sessions().await.len(), 2);
+    }
+}
+
+async fn statements_are_for_the_relay_that_was_dialled(backend: &Backend) {
+    const NAME: &str = "chat.example.org";
+    let relay = backend.relay(&[("RELAY_NAME", NAME)]).await;
+    for kind in BOTH {
+        let mut first = Device::new(&relay.url(), kind);
+        let mut body = first.registration();
+        first.register(&body).await.refused(422, "invalid-proof");
+        body["proof"] = json!(first.proof(NAME, &body["signed_prekey"]));
+        first.register(&body).await.is(201);
+        let challenge = first.challenge().await;
+        let mut login = first.login(&challenge);
+        first.answer(&login).await.refused(401, "bad-proof");
+        let user = first.user_id.to_string();
+        login["signature"] = json!(b64(first.login_signature(NAME, &user, "phone", &challenge)));
+        first.answer(&login).await.is(200);
+
+        first.deactivate(&first).await.is(200);
+        let mut second = Device::of(&first.base, first.user_id, "phone", kind);
+        let mut body = first.recovery_of(&mut second);
+        body["proof"] = json!(second.proof(NAME, &body["signed_prekey"]));
+        second.register(&body).await.refused(422, "invalid-proof");
+        body["recovery_proof"] = json!(first.recovery_proof(NAME, &user, &second.keys.identity()));
+        second.register(&body).await.is(201);
     }
 }
