@@ -2,6 +2,7 @@
 
 mod access;
 mod admission;
+mod at_once;
 mod challenges;
 mod host;
 mod jwt;

@@ -183,12 +183,16 @@ async fn a_claimed_user_id_is_not_claimed_again(backend: &Backend) {
     for token in [host.admit(alice.user_id), host.bring_back(alice.user_id)] {
         intruder.register_by(&token, &body).await.refused(403, "link-required");
     }
+    intruder.register(&body).await.refused(403, "link-required");
     alice.is_alive().await;
     alice.deactivate(&alice).await.is(200);
     intruder.register_by(&host.admit(alice.user_id), &body).await.refused(403, "link-required");
     let no = jwt::with(&Host::claims(alice.user_id), "recover", json!(false));
     intruder.register_by(&host.token(&no), &body).await.refused(403, "link-required");
     intruder.register(&body).await.refused(403, "link-required");
+    // The user's own key needs no host.
+    let body = alice.recovery_of(&mut intruder);
+    intruder.register(&body).await.is(201);
 }
 
 /// Comes back by the host's word, again and again.

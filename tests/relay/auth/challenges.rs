@@ -22,6 +22,7 @@ on_both_backends! {
     a_challenge_ends_after_a_minute,
     a_challenge_opens_exactly_one_session,
     statements_are_for_the_relay_that_was_dialled,
+    the_lives_of_tokens_are_settings,
 }
 
 const BOTH: [Kind; 2] = [Kind::Ed25519, Kind::Signal];
@@ -251,4 +252,23 @@ async fn statements_are_for_the_relay_that_was_dialled(backend: &Backend) {
         body["recovery_proof"] = json!(first.recovery_proof(NAME, &user, &second.keys.identity()));
         second.register(&body).await.is(201);
     }
+}
+
+async fn the_lives_of_tokens_are_settings(backend: &Backend) {
+    let own = [("ACCESS_TOKEN_TTL_SECONDS", "60"), ("REFRESH_TOKEN_TTL_DAYS", "1")];
+    let (relay, clock) = backend.relay_at_noon(&own).await;
+    let mut alice = Device::new(&relay.url(), Kind::Ed25519);
+    let body = alice.registration();
+    let registered = alice.register(&body).await;
+    assert_eq!(registered.header("cache-control"), "no-store");
+    for answer in [registered.is(201), alice.log_in().await, alice.refresh().await] {
+        assert_eq!((&answer["token_type"], &answer["expires_in"]), (&json!("Bearer"), &json!(60)));
+        assert_eq!(answer["refresh_expires_in"], 86_400);
+    }
+    clock.advance(Duration::from_secs(60));
+    alice.stats_as(&alice.access_token).await.refused(401, "bad-token");
+    alice.refresh().await;
+    alice.is_alive().await;
+    clock.advance(Duration::from_hours(24));
+    alice.show(&alice.refresh_token).await.refused(401, "bad-token");
 }

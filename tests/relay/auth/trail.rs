@@ -9,6 +9,7 @@ use super::{host::Host, jwt};
 use crate::support::{
     client::{Device, Kind, opaque_send},
     relay::{Backend, on_both_backends},
+    socket::PATIENCE,
     wait::until,
 };
 
@@ -98,7 +99,7 @@ async fn an_eleventh_session_ends_the_stalest(backend: &Backend) {
     clock.advance(Duration::from_secs(1));
     alice.log_in().await;
     assert_eq!(alice.sessions().await.len(), 11, "ten of this device, one of the other");
-    until(Duration::from_secs(1), "the ended session's token is dead", async || {
+    until(PATIENCE, "the ended session's token is dead", async || {
         alice.stats_as(&tokens[1].0).await.code() == "bad-token"
     })
     .await;
@@ -241,10 +242,7 @@ async fn the_trail_reaches_back_ninety_days(backend: &Backend) {
     alice.log_in().await;
     assert_eq!(alice.events().await, ["device_added", "logged_in"]);
     clock.advance(Duration::from_secs(2));
-    until(Duration::from_secs(10), "the older event is forgotten", async || {
-        alice.events().await == ["logged_in"]
-    })
-    .await;
+    until(PATIENCE, "the older event is forgotten", async || alice.events().await == ["logged_in"]).await;
 }
 
 async fn queries_that_are_none_are_refused(backend: &Backend) {
