@@ -14,6 +14,13 @@ mod signing_keys;
 mod trail;
 mod without_sessions;
 
+use std::time::Duration;
+
+/// The last second of a span.
+const fn a_second_less_than(span: Duration) -> Duration {
+    span.saturating_sub(Duration::from_secs(1))
+}
+
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// The text with another letter of base64url at this place. Its high bits differ: the low ones of a last letter carry

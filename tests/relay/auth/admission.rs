@@ -13,6 +13,7 @@ use super::{
 };
 use crate::support::{
     client::{Device, Kind},
+    crypto::b64,
     process,
     relay::{Backend, on_both_backends},
 };
@@ -205,6 +206,9 @@ async fn comes_back(mut alice: Device, host: &Host) {
     let body = alice.registration();
     let forged = Host::new().bring_back(alice.user_id);
     alice.register_by(&forged, &body).await.refused(401, "bad-admission");
+    let mut broken = body.clone();
+    broken["proof"] = json!(b64([0; 64]));
+    alice.register_by(&once, &broken).await.refused(422, "invalid-proof");
     alice.register_by(&once, &body).await.is(201);
     alice.is_alive().await;
     alice.stats_as(&former).await.refused(401, "bad-token");

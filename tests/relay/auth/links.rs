@@ -6,6 +6,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use libsignal_protocol::IdentityKey;
 use serde_json::{Value, json};
 
+use super::{a_second_less_than, bent};
 use crate::support::{
     client::{Answer, Device, Kind},
     crypto::{b64, statement, unb64},
@@ -16,6 +17,7 @@ on_both_backends! {
     a_link_token_is_for_one_device_and_one_key,
     a_link_token_works_once,
     a_link_token_ends_after_ten_minutes,
+    a_refused_registration_uses_no_link_token_up,
     a_newer_link_token_replaces_the_older,
     a_deactivated_device_vouches_for_nobody,
     a_vouching_that_does_not_verify_gives_no_token,
@@ -64,7 +66,7 @@ async fn a_link_token_is_for_one_device_and_one_key(backend: &Backend) {
             "garbage".to_owned(),
             text[..text.len() - 1].to_owned(),
             format!("{text}A"),
-            super::bent(text, 0),
+            bent(text, 0),
             alice.refresh_token.clone(),
         ];
         for token in garbage {
@@ -111,6 +113,33 @@ async fn a_link_token_ends_after_ten_minutes(backend: &Backend) {
     alice.refresh().await;
     let token = token_for(&alice, &tablet).await;
     comes_with(&mut tablet, &token).await.is(201);
+}
+
+async fn a_refused_registration_uses_no_link_token_up(backend: &Backend) {
+    let relay = backend.relay(&[("MAX_DEVICES", "2")]).await;
+    for kind in BOTH {
+        let alice = Device::registered(&relay, kind).await;
+        let tablet = alice.linked("tablet").await;
+        let mut laptop = newcomer(&alice, "laptop");
+        let token = token_for(&alice, &laptop).await;
+        let mut good = laptop.registration();
+        good["link_token"] = token;
+        laptop.register(&good).await.refused(409, "too-many-devices");
+        alice.deactivate(&tablet).await.is(200);
+        let few = json!(good["onetime_prekeys"].as_array().unwrap()[..49]);
+        for (field, value, status, code) in [
+            ("proof", json!(b64([0; 64])), 422, "invalid-proof"),
+            ("onetime_prekeys", few, 422, "too-few-prekeys"),
+            ("registration_id", json!(0), 400, "bad-field"),
+            ("surprise", json!(1), 400, "bad-field"),
+        ] {
+            let mut body = good.clone();
+            body[field] = value;
+            laptop.register(&body).await.refused(status, code);
+        }
+        laptop.register(&good).await.is(201);
+        laptop.is_alive().await;
+    }
 }
 
 async fn a_newer_link_token_replaces_the_older(backend: &Backend) {
@@ -228,7 +257,7 @@ async fn a_fresh_device_ends_no_older_one(backend: &Backend) {
     let mut laptop = phone.linked("laptop").await;
     laptop.deactivate(&phone).await.refused(403, "not-allowed");
     phone.is_alive().await;
-    clock.advance(Duration::from_hours(24) - Duration::from_secs(1));
+    clock.advance(a_second_less_than(Duration::from_hours(24)));
     laptop.refresh().await;
     laptop.deactivate(&phone).await.refused(403, "not-allowed");
     let tablet = laptop.linked("tablet").await;

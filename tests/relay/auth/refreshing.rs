@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::bent;
+use super::{a_second_less_than, bent};
 use crate::support::{
     client::{Device, Kind},
     crypto::b64,
@@ -153,10 +153,10 @@ async fn a_refresh_token_ends_after_seven_days(backend: &Backend) {
     const WEEK: Duration = Duration::from_hours(7 * 24);
     let (relay, clock) = backend.relay_at_noon(&[]).await;
     let mut alice = Device::registered(&relay, Kind::Ed25519).await;
-    clock.advance(WEEK - Duration::from_secs(1));
+    clock.advance(a_second_less_than(WEEK));
     alice.refresh().await;
     // Renewed at each use.
-    clock.advance(WEEK - Duration::from_secs(1));
+    clock.advance(a_second_less_than(WEEK));
     alice.refresh().await;
     clock.advance(WEEK);
     alice.show(&alice.refresh_token).await.refused(401, "bad-token");

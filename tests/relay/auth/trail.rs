@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{host::Host, jwt};
+use super::{a_second_less_than, host::Host, jwt};
 use crate::support::{
     client::{Device, Kind, opaque_send},
     relay::{Backend, on_both_backends},
@@ -77,7 +77,7 @@ async fn a_session_tells_when_it_is_used_and_ends(backend: &Backend) {
     let then = alice.sessions().await.remove(0);
     assert_eq!((&then["session_id"], &then["created_at"]), (&first["session_id"], &first["created_at"]));
     assert!(day(&then) > day(&first) && then["expires_at"].as_str() > first["expires_at"].as_str());
-    clock.advance(7 * DAY - Duration::from_secs(1));
+    clock.advance(a_second_less_than(7 * DAY));
     alice.refresh().await;
     assert_eq!(alice.sessions().await.len(), 1);
 }
@@ -238,7 +238,7 @@ async fn the_trail_is_read_in_pages(backend: &Backend) {
 async fn the_trail_reaches_back_ninety_days(backend: &Backend) {
     let (relay, clock) = backend.relay_at_noon(&[]).await;
     let mut alice = Device::registered(&relay, Kind::Ed25519).await;
-    clock.advance(90 * DAY - Duration::from_secs(1));
+    clock.advance(a_second_less_than(90 * DAY));
     alice.log_in().await;
     assert_eq!(alice.events().await, ["device_added", "logged_in"]);
     clock.advance(Duration::from_secs(2));
