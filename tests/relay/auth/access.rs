@@ -142,7 +142,7 @@ fn forgeries(good: &str, key: &SigningKey) -> Vec<(&'static str, String)> {
     let (header, payload) = (jwt::header(good), jwt::payload(good));
     let (public, pem) = (key.verifying_key().to_bytes(), jwt::pem(key));
     let told = |name: &str, value: Value| jwt::signed(&header, &jwt::with(&payload, name, value), key);
-    let headed = |name: &str, value: Value| jwt::signed(&jwt::with(&header, name, value), &payload, key);
+    let under = |name: &str, value: Value| jwt::signed(&jwt::with(&header, name, value), &payload, key);
     vec![
         ("another key under the same kid", jwt::signed(&header, &payload, &jwt::fresh_key())),
         ("alg none", jwt::unsigned(&header, &payload, "none")),
@@ -154,8 +154,8 @@ fn forgeries(good: &str, key: &SigningKey) -> Vec<(&'static str, String)> {
         ),
         ("HS256 by the public key in PEM", jwt::by_hmac(&header, &payload, pem.as_bytes())),
         ("HS256 by nothing", jwt::by_hmac(&header, &payload, b"")),
-        ("another algorithm over a good signature", headed("alg", json!("ES256"))),
-        ("an unknown kid", headed("kid", json!("another"))),
+        ("another algorithm over a good signature", under("alg", json!("ES256"))),
+        ("an unknown kid", under("kid", json!("another"))),
         ("another relay's iss", told("iss", json!("relay.example.org"))),
         ("another relay's aud", told("aud", json!("relay.example.org"))),
         ("no iss", told("iss", Value::Null)),

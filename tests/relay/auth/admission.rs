@@ -58,7 +58,7 @@ async fn without_admission_nobody_claims_a_user_id(backend: &Backend) {
 fn bad_tokens(host: &Host, user: Uuid) -> Vec<(&'static str, String)> {
     let (header, claims) = (Host::header(), Host::claims(user));
     let told = |name: &str, value: Value| host.token(&jwt::with(&claims, name, value));
-    let headed = |name: &str, value: Value| jwt::signed(&jwt::with(&header, name, value), &claims, &host.key);
+    let under = |name: &str, value: Value| jwt::signed(&jwt::with(&header, name, value), &claims, &host.key);
     let good = host.admit(user);
     let [head, payload, signature] = jwt::parts(&good);
     let pem = jwt::pem(&host.key);
@@ -78,9 +78,9 @@ fn bad_tokens(host: &Host, user: Uuid) -> Vec<(&'static str, String)> {
         ("HS256 by the PEM", jwt::by_hmac(&header, &claims, pem.as_bytes())),
         ("HS256 by the trimmed PEM", jwt::by_hmac(&header, &claims, pem.trim().as_bytes())),
         ("HS256 by the key", jwt::by_hmac(&header, &claims, host.key.verifying_key().as_bytes())),
-        ("another algorithm", headed("alg", json!("ES256"))),
-        ("no algorithm", headed("alg", Value::Null)),
-        ("an extension that must be understood", headed("crit", json!(["exp"]))),
+        ("another algorithm", under("alg", json!("ES256"))),
+        ("no algorithm", under("alg", Value::Null)),
+        ("an extension that must be understood", under("crit", json!(["exp"]))),
         ("another audience", told("aud", json!("another"))),
         ("other audiences", told("aud", json!(["another", "restante2"]))),
         ("no audience", told("aud", Value::Null)),
