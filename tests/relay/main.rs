@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod auth;
 mod bad_input;
 mod crash;
 mod devices;
