@@ -98,15 +98,21 @@ pub struct Relay {
 pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
     let (committed, commits) = store::committed(COMMITTED_BATCHES, COMMITTED_BYTES);
     let secrets = Secrets::load(&config)?;
+    let admissions = Admissions::new(&config.admission)?.map(Arc::new);
     let pseudonyms = Pseudonyms::new(secrets.key_for(b"audit pseudonyms"));
     let (store, store_name) = open_store(&config, committed, &clock, pseudonyms).await?;
     let sessions = Arc::new(Sessions::default());
     let (engine, engine_name) = open_hot(&config, &sessions)?;
     let switchboard = Switchboard::new(sessions, engine);
     let tokens = Tokens::new(&config.relay_name, &secrets.signing, config.access_token_life);
-    let admissions = Admissions::new(&config.admission)?.map(Arc::new);
     let open = config.auth_mode == AuthMode::Open;
-    let authority = Authority::new(tokens, open, Arc::clone(&store), Arc::clone(&clock)).await?;
+    let authority = match Authority::new(tokens, open, Arc::clone(&store), Arc::clone(&clock)).await {
+        Ok(authority) => authority,
+        Err(error) => {
+            store.close().await;
+            return Err(error.into());
+        }
+    };
 
     let (stop_sockets, stop_jobs, jobs) =
         (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());

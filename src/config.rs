@@ -146,7 +146,7 @@ impl Config {
             ),
             admission: AdmissionSettings {
                 key: reader.optional("ADMISSION_KEY"),
-                jwks: reader.optional("ADMISSION_JWKS"),
+                jwks: reader.secret("ADMISSION_JWKS"),
                 algorithm: reader.choice(
                     "ADMISSION_ALGORITHM",
                     &[

@@ -70,7 +70,7 @@ impl Parts {
             health: web::Data::new(health),
             floor: web::Data::new(floor),
             authority: Arc::clone(&ground.authority).into(),
-            logins: web::Data::new(ground.logins(config)),
+            logins: web::Data::new(ground.logins(config, Arc::clone(&budgets))),
             address_budgets: web::Data::new(address_budgets),
             keys: web::Data::new(ground.keys(config, budgets)),
             messages: messages.into(),
@@ -107,16 +107,15 @@ impl Ground {
             admission_required: config.registration == RegistrationMode::Token,
         };
         let fetch = FetchRules {
-            budgets,
             pair: Quota::per_hour(config.fetch_limits.pair),
             half: Quota::per_hour(config.fetch_limits.target / 2),
             newcomers: Quota::per_hour(config.fetch_limits.newcomers),
             conversations: self.conversations(),
         };
-        Keys { store, switchboard, clock, registration, fetch, limits: config.store_limits }
+        Keys { store, switchboard, clock, registration, fetch, budgets, limits: config.store_limits }
     }
 
-    fn logins(&self, config: &Config) -> Logins {
+    fn logins(&self, config: &Config, budgets: Arc<Budgets>) -> Logins {
         let (store, switchboard, clock) = self.shared();
         Logins {
             store,
@@ -128,6 +127,7 @@ impl Ground {
             refresh_tokens: RefreshTokens::new(self.secrets.key_for(b"refresh tokens")),
             refresh_life: config.refresh_token_life,
             admissions: self.admissions.clone(),
+            budgets,
         }
     }
 }

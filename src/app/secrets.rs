@@ -11,6 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hkdf::Hkdf;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
+use uuid::Uuid;
 
 use super::StartError;
 use crate::{
@@ -58,13 +59,16 @@ impl Secrets {
 /// The keys of the setting: its value, or what the file holds that it names.
 fn configured_keys(setting: &SecretString) -> Result<SigningKeys, StartError> {
     let value = setting.expose_secret();
-    if let Ok(keys) = SigningKeys::parse(value) {
-        return Ok(keys);
-    }
     let wrong = |why: String| StartError::Secret("TOKEN_SIGNING_KEY".into(), why);
+    let unparsed = match SigningKeys::parse(value) {
+        Ok(keys) => return Ok(keys),
+        Err(error) => error,
+    };
     // The value may be a mistyped secret: it is not told.
-    let text = fs::read_to_string(value)
-        .map_err(|error| wrong(format!("neither keys nor a file that can be read ({})", error.kind())))?;
+    let unread = |error: io::Error| {
+        wrong(format!("neither keys ({unparsed}) nor the path of a file that can be read ({})", error.kind()))
+    };
+    let text = fs::read_to_string(value).map_err(unread)?;
     SigningKeys::parse(&text).map_err(|error| wrong(error.to_string()))
 }
 
@@ -99,12 +103,16 @@ fn make(path: &Path) -> io::Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     let text = STANDARD.encode(bytes);
-    let draft = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    // Every container's first process has the same number: the name is random.
+    let draft = path.with_extension(format!("{}.new", Uuid::new_v4().simple()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     writeln!(file, "{text}")?;
     file.sync_all()?;
     let linked = fs::hard_link(&draft, path);
     fs::remove_file(&draft)?;
     linked?;
+    if let Some(folder) = path.parent() {
+        fs::File::open(folder)?.sync_all()?;
+    }
     Ok(text)
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use secrecy::ExposeSecret;
 use serde::{Deserialize, de::IgnoredAny};
 use tokio::{
     sync::Notify,
@@ -125,7 +126,7 @@ impl Admissions {
         let (setting, source) = match (&settings.key, &settings.jwks) {
             (None, None) => return Ok(None),
             (Some(key), _) => ("ADMISSION_KEY", Ok(Source::of_key(key))),
-            (None, Some(jwks)) => ("ADMISSION_JWKS", Source::of_jwks(jwks)),
+            (None, Some(jwks)) => ("ADMISSION_JWKS", Source::of_jwks(jwks.expose_secret())),
         };
         let fault = |reason: String| AdmissionFault { setting, reason };
         let source = source.map_err(|reason| fault(reason.to_owned()))?;

@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     domain::{AuditEntry, SecurityEvent},
-    http::RequestBody,
+    http::{Act, RequestBody},
     store::Session,
     wire::{B64, Id, Time},
 };
@@ -18,7 +18,9 @@ pub(super) struct ChallengeBody {
     pub(super) device_id: String,
 }
 
-impl RequestBody for ChallengeBody {}
+impl RequestBody for ChallengeBody {
+    const ACT: Option<Act> = Some(Act::Login);
+}
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ChallengeAnswer {
@@ -37,15 +39,19 @@ pub(super) struct TokenBody {
     pub(super) signature: B64,
 }
 
-impl RequestBody for TokenBody {}
+impl RequestBody for TokenBody {
+    const ACT: Option<Act> = Some(Act::Login);
+}
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RefreshBody {
     pub(super) refresh_token: String,
 }
 
-impl RequestBody for RefreshBody {}
+impl RequestBody for RefreshBody {
+    const ACT: Option<Act> = Some(Act::Refresh);
+}
 
 /// The tokens of a session.
 #[derive(Serialize, ToSchema)]

@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix_web::http::header::HeaderMap;
-
 use super::{
     Authority, Claims,
     admission::{Admission, AdmissionRefusal, Admissions},
@@ -13,19 +11,35 @@ use super::{
     secrets::fresh_session_id,
 };
 use crate::{
-    domain::{AuditEntry, Clock, Device, DeviceId, IdentityKey, SessionId, Signature, Timestamp, UserId},
-    hot::{Event, Switchboard},
+    domain::{
+        AuditEntry, Clock, Device, DeviceId, DeviceNo, Drawn, IdentityKey, Quota, SessionId, Signature,
+        Timestamp, UserId,
+    },
+    hot::{Budgets, Event, Switchboard},
     http::Problem,
     keys::signal,
     store::{LoggedIn, Login, NewSession, Principal, Rotated, Rotation, Session, Store},
 };
 
-/// Stands in for the key of a device that does not exist, so that its answer takes the same time: the curve's base point.
-/// What is signed under it is refused all the same.
-const NOBODY: IdentityKey = IdentityKey::Ed25519([
+/// Stand in for the key of the other kind, and for both where there is no such device, so that every answer takes the same
+/// time: the curve's base point in either form. What is signed under them is refused all the same.
+const NOBODY: (IdentityKey, IdentityKey) =
+    (IdentityKey::Ed25519(EDWARDS_BASE), IdentityKey::Signal(MONTGOMERY_BASE));
+
+const MONTGOMERY_BASE: [u8; 33] = {
+    let mut key = [0; 33];
+    key[0] = 5;
+    key[1] = 9;
+    key
+};
+
+const EDWARDS_BASE: [u8; 32] = [
     0x58, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
     0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
-]);
+];
+
+/// How often a device may log in.
+const LOGINS: Quota = Quota::per_hour(60);
 
 /// The acts by which sessions come and go.
 pub struct Logins {
@@ -47,6 +61,8 @@ pub struct Logins {
     pub refresh_life: Duration,
     /// The host application's word; none when it has no say.
     pub admissions: Option<Arc<Admissions>>,
+    /// Where logins are counted.
+    pub budgets: Arc<Budgets>,
 }
 
 impl Logins {
@@ -61,7 +77,8 @@ impl Logins {
     /// A session for a device that answers its challenge.
     ///
     /// # Errors
-    /// 401 `bad-proof` for whatever is wrong, and without saying what.
+    /// 401 `bad-proof` for whatever is wrong, and without saying what; 429 `rate-limited` for a device that logs in too
+    /// often.
     pub async fn log_in(
         &self,
         user: UserId,
@@ -74,12 +91,23 @@ impl Logins {
         let found = self.store.devices(user).await?.into_iter().find(|known| known.device_id == *device);
         let device_no =
             self.proven(found.as_ref(), user, device, challenge, signature).ok_or_else(bad_proof)?;
+        self.count(device_no, now).await?;
         let (refresh, session) = self.new_session()?;
         let expires_at = session.expires_at;
         let login = Login { device_no, challenge: single_use, session };
         match self.store.open_session(login, now).await? {
             LoggedIn::LoggedIn(principal) => self.answer(&principal, &refresh, now, expires_at),
             LoggedIn::ChallengeUsed | LoggedIn::Gone => Err(bad_proof()),
+        }
+    }
+
+    /// Counts a login: each leaves traces, and past some sessions the end of another one.
+    async fn count(&self, device: DeviceNo, now: Timestamp) -> Result<(), Problem> {
+        match self.budgets.draw("logins", &[&device.0.to_be_bytes()], LOGINS, now).await {
+            Drawn::Taken => Ok(()),
+            Drawn::Empty(wait) => {
+                Err(Problem::rate_limited(wait, "this device logs in too often; refresh instead"))
+            }
         }
     }
 
@@ -91,12 +119,21 @@ impl Logins {
         device: &DeviceId,
         challenge: &str,
         signature: &[u8],
-    ) -> Option<crate::domain::DeviceNo> {
-        let key = found.map_or(&NOBODY, |found| &found.identity_key);
+    ) -> Option<DeviceNo> {
+        let (ed25519, signal_key) = match found.map(|found| found.identity_key) {
+            Some(key @ IdentityKey::Ed25519(_)) => (key, NOBODY.1),
+            Some(key @ IdentityKey::Signal(_)) => (NOBODY.0, key),
+            None => NOBODY,
+        };
         let statement = signal::login_statement(&self.relay_name, user, device, challenge);
         let signature = Signature::try_from(signature).unwrap_or([0; 64]);
-        let verified = signal::verify(key, &statement, &signature);
-        found.filter(|_| verified).map(|found| found.device_no)
+        let as_ed25519 = signal::verify(&ed25519, &statement, &signature);
+        let as_signal = signal::verify(&signal_key, &statement, &signature);
+        let verified = |found: &&Device| match found.identity_key {
+            IdentityKey::Ed25519(_) => as_ed25519,
+            IdentityKey::Signal(_) => as_signal,
+        };
+        found.filter(verified).map(|found| found.device_no)
     }
 
     /// A session that nobody has yet, and its first refresh token.
@@ -169,7 +206,7 @@ impl Logins {
         Ok(())
     }
 
-    async fn end_sockets(&self, device: crate::domain::DeviceNo, session: SessionId) {
+    async fn end_sockets(&self, device: DeviceNo, session: SessionId) {
         self.authority.revoke_session(device, session);
         self.switchboard.notify(device, Event::LoggedOut(session)).await;
     }
@@ -199,9 +236,8 @@ impl Logins {
     ///
     /// # Errors
     /// 401 `bad-admission`; 503 when its keys are not known.
-    pub fn admission(&self, headers: &HeaderMap, user: UserId) -> Result<Option<Admission>, Problem> {
-        let Some(admissions) = &self.admissions else { return Ok(None) };
-        let Some(token) = super::bearer(headers) else { return Ok(None) };
+    pub fn admission(&self, token: Option<&str>, user: UserId) -> Result<Option<Admission>, Problem> {
+        let (Some(admissions), Some(token)) = (&self.admissions, token) else { return Ok(None) };
         admissions.check(token, user, self.clock.now()).map(Some).map_err(refused_admission)
     }
 }

@@ -46,9 +46,9 @@ use crate::{
 /// How old the knowledge of revocations may be before nobody is let in any more.
 const STALE: Duration = Duration::from_secs(3);
 
-/// How far back revocations are read beyond what is known to be read: for clocks that disagree by a minute, and for acts
-/// that take their time to commit.
-const OVERLAP: Duration = Duration::from_mins(2);
+/// How far back revocations are read beyond what is known to be read: for clocks that disagree, and for acts that take
+/// their time to commit.
+const OVERLAP: Duration = Duration::from_mins(5);
 
 /// Decides who a caller is.
 pub struct Authority {
@@ -320,7 +320,8 @@ fn seconds_left(until: Timestamp, now: Timestamp) -> u64 {
 }
 
 /// The bearer token in these headers (RFC 6750).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+#[must_use]
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }

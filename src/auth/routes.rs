@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{DeviceId, UserId},
-    http::{Act, AddressBudgets, Body, CallerAddress, Problem, Query},
+    http::{Body, Problem, Query},
     wire::Time,
 };
 
@@ -20,12 +20,9 @@ use crate::{
     (status = 429, description = "`rate-limited`")))]
 #[post("/challenge")]
 async fn get_challenge(
-    address: CallerAddress,
     body: Body<ChallengeBody>,
     logins: web::Data<Logins>,
-    budgets: web::Data<AddressBudgets>,
 ) -> Result<impl Responder, Problem> {
-    budgets.admit(&address, Act::Login).await?;
     let device = device_id(&body.0.device_id)?;
     let (challenge, expires_at) = logins.challenge(UserId::new(body.0.user_id.0), &device)?;
     Ok(web::Json(ChallengeAnswer { challenge, expires_at: Time(expires_at) }))
@@ -35,13 +32,7 @@ async fn get_challenge(
 #[utoipa::path(tag = "auth", responses((status = 200, body = TokenAnswer),
     (status = 401, description = "`bad-proof`"), (status = 429, description = "`rate-limited`")))]
 #[post("/token")]
-async fn get_token(
-    address: CallerAddress,
-    body: Body<TokenBody>,
-    logins: web::Data<Logins>,
-    budgets: web::Data<AddressBudgets>,
-) -> Result<impl Responder, Problem> {
-    budgets.admit(&address, Act::Login).await?;
+async fn get_token(body: Body<TokenBody>, logins: web::Data<Logins>) -> Result<impl Responder, Problem> {
     let TokenBody { user_id, device_id: device, challenge, signature } = body.0;
     let device = device_id(&device)?;
     Ok(web::Json(logins.log_in(UserId::new(user_id.0), &device, &challenge, &signature.0).await?))
@@ -52,12 +43,9 @@ async fn get_token(
     (status = 401, description = "`bad-token`, `token-reused`"), (status = 429, description = "`rate-limited`")))]
 #[post("/refresh")]
 async fn refresh_token(
-    address: CallerAddress,
     body: Body<RefreshBody>,
     logins: web::Data<Logins>,
-    budgets: web::Data<AddressBudgets>,
 ) -> Result<impl Responder, Problem> {
-    budgets.admit(&address, Act::Refresh).await?;
     Ok(web::Json(logins.refresh(&body.0.refresh_token).await?))
 }
 

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use ipnet::IpNet;
+use secrecy::SecretString;
 
 /// How callers are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +39,8 @@ pub enum AdmissionAlgorithm {
 pub struct AdmissionSettings {
     /// A public key in PEM, or the path of a file with one.
     pub key: Option<String>,
-    /// A JWK set (RFC 7517): the path of a file, or a URL.
-    pub jwks: Option<String>,
+    /// A JWK set (RFC 7517): the path of a file, or a URL, which may hold a password.
+    pub jwks: Option<SecretString>,
     /// The algorithm of its signatures.
     pub algorithm: AdmissionAlgorithm,
     /// What `aud` must name.

@@ -51,7 +51,9 @@ impl Quota {
     /// taken leaves a new one.
     pub fn draw(self, filled_until: &mut Option<i64>, now: Timestamp) -> Drawn {
         let now = now.millis().saturating_mul(1000);
-        let filled = filled_until.unwrap_or(now).max(now).saturating_add(self.interval_micros());
+        // Never fuller than full: a clock that was set back must not lock anybody out for longer than a period.
+        let most = now.saturating_add(self.period_micros());
+        let filled = filled_until.unwrap_or(now).clamp(now, most).saturating_add(self.interval_micros());
         let over = filled.saturating_sub(now).saturating_sub(self.period_micros());
         if over > 0 {
             return Drawn::Empty(Duration::from_micros(over.unsigned_abs()));
@@ -98,5 +100,14 @@ mod tests {
         let later = NOW.plus(Duration::from_hours(5));
         let taken = (0..10).filter(|_| quota.draw(&mut filled, later) == Drawn::Taken).count();
         assert_eq!(taken, 2);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_locks_nobody_out_for_longer_than_a_period() {
+        let quota = Quota::per_minute(3);
+        let mut filled = None;
+        assert_eq!(quota.draw(&mut filled, NOW.plus(Duration::from_hours(1))), Drawn::Taken);
+        assert_eq!(quota.draw(&mut filled, NOW), Drawn::Empty(Duration::from_secs(20)));
+        assert_eq!(quota.draw(&mut filled, NOW.plus(Duration::from_hours(2))), Drawn::Taken);
     }
 }

@@ -4,63 +4,80 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::domain::{BudgetKey, Drawn, Quota, Timestamp};
 
-/// How many budgets a ledger keeps.
+/// How many budgets of one period a ledger keeps.
 pub(super) const BUDGETS: usize = 1 << 16;
 
 /// How many budgets that are full again one draw sweeps: more than it adds, so that they never pile up, and few, so
 /// that no draw is slow.
 const SWEPT_AT_ONCE: usize = 4;
 
-/// Budgets that something was drawn from, at most so many. One that is full again is no different from one that nobody
-/// knows, and is forgotten. When there are too many nevertheless, the one goes that would be full again the soonest: it
-/// loses the least by it, and no flood of new names washes out a budget that was drawn empty.
+/// Budgets that something was drawn from, at most so many of each period. One that is full again is no different from one
+/// that nobody knows, and is forgotten. When there are too many nevertheless, the one of the same period goes that would
+/// be full again the soonest: it loses the least by it, and no flood of new names washes out a budget that was drawn
+/// empty. Budgets of other periods are left alone, because among them that moment says nothing of how empty they are.
 pub(super) struct Ledger {
     most: usize,
-    filled_until: HashMap<BudgetKey, i64>,
-    by_time: BTreeSet<(i64, [u8; 16])>,
+    kept: HashMap<BudgetKey, Kept>,
+    /// Of each period in microseconds, the budgets by the moment when they are full again.
+    by_time: HashMap<i64, BTreeSet<(i64, [u8; 16])>>,
+}
+
+/// Until when a budget is filled, and the period by which it was drawn from last, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kept {
+    until: i64,
+    period: i64,
 }
 
 impl Ledger {
-    /// An empty ledger of at most this many budgets.
+    /// An empty ledger of at most this many budgets of each period.
     pub(super) fn bounded(most: usize) -> Self {
-        Self { most: most.max(1), filled_until: HashMap::new(), by_time: BTreeSet::new() }
+        Self { most: most.max(1), kept: HashMap::new(), by_time: HashMap::new() }
     }
 
     /// Draws a place by the rule of [`Quota::draw`].
     pub(super) fn draw(&mut self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Drawn {
-        self.sweep(now);
-        let before = self.filled_until.get(&budget).copied();
-        let mut after = before;
-        let drawn = quota.draw(&mut after, now);
-        if let Some(after) = after.filter(|_| after != before) {
-            self.put(budget, before, after);
+        let period = quota.period_micros();
+        self.sweep(period, now);
+        let mut until = self.kept.get(&budget).map(|kept| kept.until);
+        let drawn = quota.draw(&mut until, now);
+        if let (Drawn::Taken, Some(until)) = (drawn, until) {
+            self.put(budget, Kept { until, period });
         }
         drawn
     }
 
-    fn put(&mut self, budget: BudgetKey, before: Option<i64>, after: i64) {
-        match before {
-            Some(before) => drop(self.by_time.remove(&(before, budget.0))),
-            None if self.filled_until.len() >= self.most => self.drop_first(),
-            None => {}
+    fn put(&mut self, budget: BudgetKey, fresh: Kept) {
+        if let Some(old) = self.kept.insert(budget, fresh)
+            && let Some(times) = self.by_time.get_mut(&old.period)
+        {
+            times.remove(&(old.until, budget.0));
         }
-        self.filled_until.insert(budget, after);
-        self.by_time.insert((after, budget.0));
+        let times = self.by_time.entry(fresh.period).or_default();
+        times.insert((fresh.until, budget.0));
+        if times.len() > self.most {
+            self.drop_first(fresh.period);
+        }
     }
 
-    fn sweep(&mut self, now: Timestamp) {
+    fn sweep(&mut self, period: i64, now: Timestamp) {
         let now = now.millis().saturating_mul(1000);
         for _ in 0..SWEPT_AT_ONCE {
-            match self.by_time.first() {
-                Some((filled, _)) if *filled <= now => self.drop_first(),
-                Some(_) | None => return,
+            let first = self.by_time.get(&period).and_then(BTreeSet::first);
+            if first.is_none_or(|(until, _)| *until > now) {
+                return;
             }
+            self.drop_first(period);
         }
     }
 
-    fn drop_first(&mut self) {
-        if let Some((_, budget)) = self.by_time.pop_first() {
-            self.filled_until.remove(&BudgetKey(budget));
+    fn drop_first(&mut self, period: i64) {
+        let Some(times) = self.by_time.get_mut(&period) else { return };
+        if let Some((_, budget)) = times.pop_first() {
+            self.kept.remove(&BudgetKey(budget));
+        }
+        if times.is_empty() {
+            self.by_time.remove(&period);
         }
     }
 }
@@ -80,9 +97,14 @@ mod tests {
     }
 
     fn assert_books_balance(ledger: &Ledger) {
-        assert!(ledger.filled_until.len() <= ledger.most);
-        let kept: BTreeSet<_> = ledger.filled_until.iter().map(|(budget, at)| (*at, budget.0)).collect();
-        assert_eq!(kept, ledger.by_time);
+        assert!(ledger.by_time.values().all(|times| times.len() <= ledger.most));
+        let kept: BTreeSet<_> =
+            ledger.kept.iter().map(|(budget, kept)| (kept.period, kept.until, budget.0)).collect();
+        let by_time = ledger
+            .by_time
+            .iter()
+            .flat_map(|(period, times)| times.iter().map(move |(until, budget)| (*period, *until, *budget)));
+        assert_eq!(kept, by_time.collect());
     }
 
     #[test]
@@ -96,8 +118,20 @@ mod tests {
             assert_eq!(ledger.draw(key(number), quota, NOW), Drawn::Taken);
             assert_books_balance(&ledger);
         }
-        assert_eq!(ledger.filled_until.len(), 100);
+        assert_eq!(ledger.kept.len(), 100);
         assert_eq!(ledger.draw(key(0), quota, NOW), Drawn::Empty(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn budgets_of_a_longer_period_wash_out_none_of_a_shorter_one() {
+        let mut ledger = Ledger::bounded(100);
+        let quota = Quota::per_minute(1);
+        assert_eq!(ledger.draw(key(0), quota, NOW), Drawn::Taken);
+        for number in 1..10_000 {
+            assert_eq!(ledger.draw(key(number), Quota::per_hour(20), NOW), Drawn::Taken);
+        }
+        assert_books_balance(&ledger);
+        assert_eq!(ledger.draw(key(0), quota, NOW), Drawn::Empty(Duration::from_mins(1)));
     }
 
     #[test]
@@ -108,10 +142,10 @@ mod tests {
         }
         let later = NOW.plus(Duration::from_mins(1));
         for _ in 0..100 {
-            ledger.draw(key(1_000), Quota::per_hour(1_000), later);
+            ledger.draw(key(1_000), Quota::per_minute(1_000), later);
         }
         assert_books_balance(&ledger);
-        assert_eq!(ledger.filled_until.len(), 1);
+        assert_eq!(ledger.kept.len(), 1);
     }
 
     proptest! {

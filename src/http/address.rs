@@ -2,14 +2,12 @@
 
 use std::{
     fmt,
-    future::{Ready, ready},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::HeaderValue, web};
+use actix_web::{HttpRequest, http::header::HeaderValue, web};
 use ipnet::{IpNet, Ipv4Net};
 
-use super::Problem;
 use crate::config::{Config, ForwardedHeader};
 
 /// The address of a caller: the peer's, or what trusted proxies say it is. For counting only; never shown or logged.
@@ -17,6 +15,14 @@ use crate::config::{Config, ForwardedHeader};
 pub struct CallerAddress(IpAddr);
 
 impl CallerAddress {
+    /// The address that a request comes from. None when the connection has no address, or the relay no settings.
+    pub(super) fn of(request: &HttpRequest) -> Option<Self> {
+        let proxies = &request.app_data::<web::Data<Config>>()?.proxies;
+        let peer = request.peer_addr()?.ip();
+        let lines = request.headers().get_all(name(proxies.header)).map(HeaderValue::as_bytes);
+        Some(Self(walk(peer, &lines.collect::<Vec<_>>(), &proxies.trusted, proxies.header)))
+    }
+
     /// What is counted: an IPv4 address whole, of an IPv6 address the 64 bits that one subscriber has at least. The first
     /// byte tells the two apart.
     #[must_use]
@@ -47,23 +53,6 @@ impl fmt::Debug for CallerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CallerAddress(..)")
     }
-}
-
-impl FromRequest for CallerAddress {
-    type Error = Problem;
-    type Future = Ready<Result<Self, Problem>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(of(request).ok_or_else(|| Problem::new(500, "internal", "the relay is not set up")))
-    }
-}
-
-/// None when the connection has no address, or the relay no settings.
-fn of(request: &HttpRequest) -> Option<CallerAddress> {
-    let proxies = &request.app_data::<web::Data<Config>>()?.proxies;
-    let peer = request.peer_addr()?.ip();
-    let values: Vec<_> = request.headers().get_all(name(proxies.header)).map(HeaderValue::as_bytes).collect();
-    Some(CallerAddress(walk(peer, &values, &proxies.trusted, proxies.header)))
 }
 
 const fn name(header: ForwardedHeader) -> &'static str {

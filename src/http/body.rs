@@ -7,7 +7,10 @@ use futures_util::{StreamExt, future::LocalBoxFuture};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::timeout;
 
-use super::Problem;
+use super::{
+    Problem,
+    limits::{Act, Gate},
+};
 use crate::config::{ClientLimits, Config};
 
 /// How long a body may take to come.
@@ -42,10 +45,11 @@ pub trait RequestBody: DeserializeOwned + 'static {
     const KIND: BodyKind = BodyKind::Plain;
     /// Whether the body may be an array. Where it may not, an array would be taken for an object's fields in order.
     const ARRAY: bool = false;
+    /// What the request counts as against its address, before anything of the body is read.
+    const ACT: Option<Act> = None;
 }
 
 /// A parsed JSON body.
-#[derive(Debug)]
 pub struct Body<T>(pub T);
 
 impl<T: RequestBody> FromRequest for Body<T> {
@@ -55,8 +59,12 @@ impl<T: RequestBody> FromRequest for Body<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let limit = request.app_data::<web::Data<Config>>().map_or(0, |config| T::KIND.limit(&config.limits));
         let checked = check_head(request, limit);
+        let gate = T::ACT.map(|act| Gate::of(request, act));
         let payload = payload.take();
         Box::pin(async move {
+            if let Some(gate) = gate {
+                gate?.pass().await?;
+            }
             checked?;
             let late = |_| Problem::new(408, "request-timeout", "the body did not come in time");
             let bytes = timeout(BODY_TIMEOUT, read(payload, limit)).await.map_err(late)??;

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use actix_web::{HttpRequest, web};
+
 use super::{CallerAddress, Problem};
 use crate::{
     config::AddressLimits,
@@ -44,12 +46,39 @@ impl AddressBudgets {
         let quota = Quota::per_minute(acts);
         match self.budgets.draw(what, &[&address.network()], quota, self.clock.now()).await {
             Drawn::Taken => Ok(()),
-            Drawn::Empty(wait) => {
-                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                let detail = "too many requests from this network; repeat the request later";
-                Err(Problem::too_many("rate-limited", detail, seconds.max(1)))
-            }
+            Drawn::Empty(wait) => Err(Problem::rate_limited(
+                wait,
+                "too many requests from this network; repeat the request later",
+            )),
         }
+    }
+}
+
+/// A request that is to be counted.
+pub(super) struct Gate {
+    budgets: web::Data<AddressBudgets>,
+    address: CallerAddress,
+    act: Act,
+}
+
+impl Gate {
+    /// The gate of a request.
+    ///
+    /// # Errors
+    /// 500 when the relay is not set up.
+    pub(super) fn of(request: &HttpRequest, act: Act) -> Result<Self, Problem> {
+        let missing = || Problem::new(500, "internal", "the relay is not set up");
+        let budgets = request.app_data::<web::Data<AddressBudgets>>().cloned().ok_or_else(missing)?;
+        let address = CallerAddress::of(request).ok_or_else(missing)?;
+        Ok(Self { budgets, address, act })
+    }
+
+    /// Counts the request.
+    ///
+    /// # Errors
+    /// As [`AddressBudgets::admit`].
+    pub(super) async fn pass(self) -> Result<(), Problem> {
+        self.budgets.admit(&self.address, self.act).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! Refusals and failures as `application/problem+json` (RFC 9457).
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde::Serialize;
@@ -48,6 +48,13 @@ impl Problem {
     #[must_use]
     pub fn too_many(code: &'static str, detail: &str, retry_after: u64) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(429, code, detail) }
+    }
+
+    /// 429 `rate-limited`; `Retry-After` tells the wait, a begun second counted whole.
+    #[must_use]
+    pub fn rate_limited(wait: Duration, detail: &str) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self::too_many("rate-limited", detail, seconds.max(1))
     }
 
     /// This problem with one more member.

@@ -10,7 +10,7 @@ use super::{RawPreKey, RawSignedPreKey};
 use crate::{
     auth::TokenAnswer,
     domain::{self, Device},
-    http::{BodyKind, RequestBody},
+    http::{Act, BodyKind, RequestBody},
     store::TakenBundle,
     wire::{B64, Id, Time},
 };
@@ -37,7 +37,7 @@ pub(super) struct SignedPreKey {
     pub(super) signature: B64,
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegisterBody {
     #[schema(example = "phone")]
@@ -64,6 +64,7 @@ pub(super) struct RegisterBody {
 
 impl RequestBody for RegisterBody {
     const KIND: BodyKind = BodyKind::Keys;
+    const ACT: Option<Act> = Some(Act::Register);
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -1,11 +1,11 @@
 //! Handing bundles out, and to whom without one-time keys: nobody may drain what others need.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{Keys, LOW, Refusal};
 use crate::{
-    domain::{ConversationKey, DeviceId, DeviceNo, Drawn, Quota, SecurityEvent, Timestamp, UserId},
-    hot::{Budgets, Event, KeysLow},
+    domain::{Caller, ConversationKey, DeviceId, DeviceNo, Drawn, Quota, SecurityEvent, Timestamp, UserId},
+    hot::{Event, KeysLow},
     store::{OneTimeKeys, TakenBundle},
 };
 
@@ -14,8 +14,6 @@ const NEW: Duration = Duration::from_hours(24);
 
 /// How often bundles come with one-time keys.
 pub struct FetchRules {
-    /// Where what was handed out is counted.
-    pub budgets: Arc<Budgets>,
     /// One caller's fetches of one user.
     pub pair: Quota,
     /// Half of all fetches of one user: the other half is kept for callers to whom the user has written.
@@ -48,6 +46,11 @@ impl Keys {
         user: UserId,
         device: Option<&DeviceId>,
     ) -> Result<TakenBundle, Refusal> {
+        // First, so that nothing is counted for devices that do not exist.
+        let known = self.store.devices(user).await?;
+        if !known.iter().any(|known| device.is_none_or(|device| *device == known.device_id)) {
+            return Err(Refusal::UnknownDevice);
+        }
         let onetime = self.allowance(fetcher, user).await?;
         let taken = self.store.take_bundle(user, device, onetime).await?.ok_or(Refusal::UnknownDevice)?;
         self.tell_owner(user, std::slice::from_ref(&taken), onetime).await?;
@@ -60,6 +63,9 @@ impl Keys {
     /// `UnknownDevice` when the user has no active device.
     pub async fn bundles(&self, fetcher: Option<Fetcher>, user: UserId) -> Result<Vec<TakenBundle>, Refusal> {
         let own = fetcher.filter(|fetcher| fetcher.user_id == user).map(|fetcher| fetcher.device_no);
+        if self.store.devices(user).await?.is_empty() {
+            return Err(Refusal::UnknownDevice);
+        }
         let onetime = self.allowance(fetcher, user).await?;
         let taken = self.store.take_bundles(user, own, onetime).await?.ok_or(Refusal::UnknownDevice)?;
         self.tell_owner(user, &taken, onetime).await?;
@@ -145,6 +151,18 @@ impl Keys {
     async fn draw(&self, what: &'static str, of: &[UserId], quota: Quota, now: Timestamp) -> bool {
         let ids: Vec<_> = of.iter().map(|user| user.uuid()).collect();
         let parts: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
-        self.fetch.budgets.draw(what, &parts, quota, now).await == Drawn::Taken
+        self.budgets.draw(what, &parts, quota, now).await == Drawn::Taken
+    }
+
+    /// Counts an act that leaves traces for long, of which no device does many.
+    ///
+    /// # Errors
+    /// `TooOften` past 60 in an hour.
+    pub(super) async fn count(&self, what: &'static str, caller: &Caller) -> Result<(), Refusal> {
+        let device = caller.device_no.0.to_be_bytes();
+        match self.budgets.draw(what, &[&device], Quota::per_hour(60), self.clock.now()).await {
+            Drawn::Taken => Ok(()),
+            Drawn::Empty(wait) => Err(Refusal::TooOften(wait)),
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         Caller, Clock, Device, DeviceId, DeviceNo, IdentityKey, KeyId, KeyKind, KeyStats, LinkedBy,
         Signature, Timestamp, UserId,
     },
-    hot::{Event, Switchboard},
+    hot::{Budgets, Event, Switchboard},
     store::{Deactivated, KeyUpload, Limits, LinkOffer, Published, Store, StoreError},
 };
 
@@ -92,6 +92,9 @@ pub enum Refusal {
     /// The client's keys are not the relay's.
     #[error("keys differ")]
     KeysDiffer,
+    /// A device does this too often: after how long it may again.
+    #[error("too often")]
+    TooOften(Duration),
     /// The store could not be asked.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -137,6 +140,8 @@ pub struct Keys {
     pub registration: RegistrationRules,
     /// How often keys are handed out.
     pub fetch: FetchRules,
+    /// Where that, and what leaves traces for long, is counted.
+    pub budgets: Arc<Budgets>,
     /// The limits.
     pub limits: Limits,
 }
@@ -163,6 +168,7 @@ impl Keys {
         if !signal::verify(&own, &statement, &signature) {
             return Err(bad());
         }
+        self.count("links", caller).await?;
         let now = self.clock.now();
         let expires_at = now.plus(LINK_LIFE);
         let offer = LinkOffer {
@@ -191,6 +197,9 @@ impl Keys {
         }
         let lasting = self.store.lasting_keys(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?;
         let upload = blocking(move || checked_upload(&lasting.identity_key, &request)).await?;
+        if upload.signed_prekey.is_some() {
+            self.count("rotations", caller).await?;
+        }
         let indexes = Indexes::of(&upload.onetime_prekeys, &upload.kem_prekeys);
         let at = self.clock.now();
         match self.store.publish_keys(caller.device_no, upload, at).await? {
@@ -269,8 +278,13 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Refusal> {
     let stopped =
         |error: Box<dyn std::error::Error + Send + Sync>| Refusal::Store(StoreError::Unavailable(error));
-    let _turn = CHECKS.acquire().await.map_err(|error| stopped(error.into()))?;
-    tokio::task::spawn_blocking(check).await.map_err(|error| stopped(error.into()))?
+    let turn = CHECKS.acquire().await.map_err(|error| stopped(error.into()))?;
+    let run = move || {
+        // Held until the check is done, also when nobody waits for it any more.
+        let _turn = turn;
+        check()
+    };
+    tokio::task::spawn_blocking(run).await.map_err(|error| stopped(error.into()))?
 }
 
 fn checked_upload(identity: &IdentityKey, request: &UploadRequest) -> Result<KeyUpload, Refusal> {

@@ -96,6 +96,9 @@ impl From<Refusal> for Problem {
             Refusal::KeysDiffer => {
                 Self::new(409, "keys-differ", "the relay holds other keys for this device")
             }
+            Refusal::TooOften(wait) => {
+                Self::rate_limited(wait, "this device does this too often; repeat it later")
+            }
             Refusal::Store(error) => error.into(),
         }
     }

@@ -12,9 +12,9 @@ use super::{
     problem::refused_rotation,
 };
 use crate::{
-    auth::{Authority, Identity, Logins, fresh_secret, parse_user, secret_hash},
+    auth::{Authority, Identity, Logins, bearer, fresh_secret, parse_user, secret_hash},
     domain::{self, DeviceId, InvalidId, RegistrationId, UserId},
-    http::{Act, AddressBudgets, Body, CallerAddress, Problem, Query},
+    http::{Body, Problem, Query},
     store::NewSession,
     wire::{Id, Time},
 };
@@ -28,18 +28,16 @@ use crate::{
     (status = 422, description = "`invalid-proof`, `invalid-signature`, `invalid-key`, `kem-required`, \
         `too-few-prekeys`, `too-many-prekeys`, `duplicate-prekey-id`, `prekey-reused`"),
     (status = 429, description = "`rate-limited`"),
+    (status = 503, description = "`admission-unavailable`"),
 ))]
 #[post("/register/{user_id}")]
 async fn register_device(
     request: HttpRequest,
-    address: CallerAddress,
     path: web::Path<String>,
     body: Body<RegisterBody>,
     keys: web::Data<Keys>,
     logins: web::Data<Logins>,
-    budgets: web::Data<AddressBudgets>,
 ) -> Result<HttpResponse, Problem> {
-    budgets.admit(&address, Act::Register).await?;
     let body = body.0;
     let counts = (body.onetime_prekeys.len(), body.kem_prekeys.len());
     let (refresh, session) = logins.new_session()?;
@@ -67,7 +65,7 @@ async fn admission(
     keys: &Keys,
     logins: &Logins,
 ) -> Result<Option<Admission>, Problem> {
-    match logins.admission(request.headers(), user) {
+    match logins.admission(bearer(request.headers()), user) {
         Ok(None) => Ok(None),
         Ok(Some(admission)) => {
             let recover = admission.recover.then_some(admission.single_use);

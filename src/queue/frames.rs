@@ -171,7 +171,6 @@ impl ServerFrame {
 }
 
 /// A frame from the client.
-#[derive(Debug)]
 pub(super) enum ClientFrame {
     Send(Box<SendFrame>),
     Ack(Vec<MessageId>),
@@ -209,7 +208,7 @@ struct ReadFrame {
     message_id: Id,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AuthFrame {
     #[serde(rename = "type")]

@@ -40,7 +40,7 @@ fn without(name: &str) -> Value {
 }
 
 fn settings(algorithm: AdmissionAlgorithm, key: Option<String>, jwks: Option<String>) -> AdmissionSettings {
-    AdmissionSettings { key, jwks, algorithm, audience: "restante".into() }
+    AdmissionSettings { key, jwks: jwks.map(Into::into), algorithm, audience: "restante".into() }
 }
 
 /// Admissions that know the host's key from the settings.

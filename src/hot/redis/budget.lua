@@ -5,6 +5,9 @@ local filled = tonumber(redis.call('GET', KEYS[1]) or '')
 if not (filled and filled > now) then
   filled = now
 end
+if filled > now + period then
+  filled = now + period
+end
 filled = filled + interval
 local over = filled - now - period
 if over > 0 then
