@@ -27,6 +27,7 @@ on_both_backends! {
     keys_that_cannot_be_read_are_a_passing_fault,
     a_claimed_user_id_is_not_claimed_again,
     the_host_brings_a_user_back_once,
+    a_recovery_token_that_claimed_the_user_id_is_used,
     the_host_brings_a_user_back_where_registration_is_open,
 }
 
@@ -230,6 +231,18 @@ async fn the_host_brings_a_user_back_once(backend: &Backend) {
         alice.register_by(&host.admit(alice.user_id), &body).await.is(201);
         comes_back(alice, &host).await;
     }
+}
+
+async fn a_recovery_token_that_claimed_the_user_id_is_used(backend: &Backend) {
+    let host = Host::new();
+    let (relay, _clock) = backend.relay_at_noon(&[TOKEN, ("ADMISSION_KEY", &jwt::pem(&host.key))]).await;
+    let (mut alice, body) = newcomer(&relay.url(), Kind::Ed25519);
+    let token = host.bring_back(alice.user_id);
+    alice.register_by(&token, &body).await.is(201);
+    alice.deactivate(&alice).await.is(200);
+    let mut intruder = Device::of(&relay.url(), alice.user_id, "phone", Kind::Ed25519);
+    let body = intruder.registration();
+    intruder.register_by(&token, &body).await.refused(403, "admission-used");
 }
 
 async fn the_host_brings_a_user_back_where_registration_is_open(backend: &Backend) {
