@@ -5,6 +5,7 @@ mod contests;
 mod fetching;
 mod notices;
 mod outages;
+mod paces;
 mod renewal;
 mod revocation;
 mod tickets;
