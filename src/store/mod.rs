@@ -13,6 +13,7 @@ mod decide;
 mod device_list;
 mod devices;
 mod lane;
+mod ledger;
 mod logins;
 mod mail;
 pub mod postgres;
@@ -112,7 +113,8 @@ pub trait Store: std::marker::Send + Sync {
     /// Whether `from` wrote one of the latest 200 messages of this conversation that are still known.
     async fn has_written(&self, conversation: ConversationId, from: UserId) -> Result<bool, StoreError>;
 
-    /// Adds and replaces keys of a device: all, or nothing. A new signed pre-key enters `KeyRotated`.
+    /// Adds and replaces keys of a device: all, or nothing. A new signed pre-key enters `KeyRotated`. Of several keys that
+    /// must not come the first is named: the signed pre-key, then the one-time, the KEM and the last-resort ones.
     async fn publish_keys(
         &self,
         device: DeviceNo,

@@ -5,7 +5,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use super::{
     Context,
     audit::{self, Entry},
-    ledger::{self, Key, Ledger, Standing},
+    ledger,
     links::{self, Voucher},
     notices, recovery, rows, sessions, used,
 };
@@ -13,7 +13,10 @@ use crate::{
     domain::{
         Caller, Delivery, DeviceNo, DeviceNumber, IdentityKey, LinkedBy, SecurityEvent, Timestamp, UserId,
     },
-    store::{Principal, Registered, Registration, Revival, SingleUse},
+    store::{
+        Principal, Registered, Registration, Revival, SingleUse,
+        ledger::{Key, keys_of_registration},
+    },
 };
 
 pub(super) async fn register_device(
@@ -34,7 +37,7 @@ pub(super) async fn register_device(
     let Some(device_number) = lowest_number(&incarnations) else {
         return refused(Registered::TooManyDevices);
     };
-    let keys = ledger::keys_of_registration(&registration);
+    let keys = keys_of_registration(&registration);
     if let Some(refusal) = reused(tx, user, &keys).await? {
         return refused(refusal);
     }
@@ -119,9 +122,8 @@ async fn reused(
     user: UserId,
     keys: &[Key<'_>],
 ) -> Result<Option<Registered>, sqlx::Error> {
-    let mut ledger = Ledger::read(tx, user, None, keys).await?;
-    let reused = keys.iter().find(|key| ledger.admit(key) != Standing::New);
-    Ok(reused.map(|key| Registered::KeyReused(key.kind, key.id)))
+    let ledger = ledger::read(tx, user, None, keys).await?;
+    Ok(ledger.first_reused(keys).map(|key| Registered::KeyReused(key.kind, key.id)))
 }
 
 struct Incarnation {
