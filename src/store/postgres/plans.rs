@@ -30,7 +30,7 @@ const BUSY: [(&str, &str); 17] = [
     ("lock mailboxes", accept::LOCK_MAILBOXES),
     ("known", accept::KNOWN),
     ("participants", accept::PARTICIPANTS),
-    ("sender sequences", accept::SENDER_SEQUENCES),
+    ("sums of mailboxes", accept::SUMS),
     ("counts", accept::COUNTS),
     ("write", write_batch::WRITE),
     ("ack", ERASE_ITEM),
