@@ -70,10 +70,11 @@ pub struct Limits {
 #[async_trait]
 pub trait Store: std::marker::Send + Sync {
     /// Registers a device as a new incarnation: device, keys, mailbox and session, or nothing. The first registration
-    /// claims the user id, if it may; a further one needs a link token for exactly this device id and identity key, which
-    /// is used up; a user with no active device left comes back by a revival alone, whose token is used up. Of two that
-    /// race for a user or device id one wins. The device number is the lowest that this user never had, else the lowest
-    /// that is free.
+    /// claims the user id, if it may, and uses a revival's token up as well; a further one needs a link token for exactly
+    /// this device id and identity key, which is used up; a user with no active device left comes back by a revival alone,
+    /// whose token is used up. Of two that race for a user or device id one wins. The device number is the lowest that this
+    /// user never had, else the lowest that is free. Of several keys that must not come the first is named, in the order of
+    /// [`Store::publish_keys`].
     ///
     /// The user's other devices find a `devices_changed` notice, in place of an older one and even in a full mailbox; the
     /// event `DeviceAdded` (by the linking device, if one did) is entered.

@@ -81,7 +81,11 @@ async fn right_to_register(
 ) -> Result<Result<Right, Registered>, sqlx::Error> {
     let bare = |user_since| Right { user_since, voucher: None, uses_up: None };
     let Some(user_since) = claimed_at(tx, registration.user_id).await? else {
-        return Ok(if registration.may_claim { Ok(bare(now)) } else { Err(Registered::AdmissionRequired) });
+        if !registration.may_claim {
+            return Ok(Err(Registered::AdmissionRequired));
+        }
+        let Some(Revival::Admitted(token)) = registration.revival else { return Ok(Ok(bare(now))) };
+        return Ok(unused(tx, token).await?.map(|uses_up| Right { uses_up: Some(uses_up), ..bare(now) }));
     };
     if !incarnations.iter().any(|row| row.active) {
         let revived = revived(tx, registration).await?;
@@ -105,15 +109,23 @@ async fn revived(
 ) -> Result<Result<Option<SingleUse>, Registered>, sqlx::Error> {
     match &registration.revival {
         Some(Revival::Recovered(key)) => {
-            let known = recovery::keys(tx, registration.user_id).await?.contains(key);
-            Ok(if known { Ok(None) } else { Err(Registered::LinkRequired) })
+            let (user, new) = (registration.user_id, &registration.identity_key);
+            let keys = recovery::keys(tx, user).await?;
+            let is_clean = keys.contains(new) || !recovery::was_used(tx, user, new).await?;
+            Ok(if keys.contains(key) && is_clean { Ok(None) } else { Err(Registered::LinkRequired) })
         }
-        Some(Revival::Admitted(token)) => {
-            let used = used::is_used(tx, token).await?;
-            Ok(if used { Err(Registered::AdmissionUsed) } else { Ok(Some(*token)) })
-        }
+        Some(Revival::Admitted(token)) => Ok(unused(tx, *token).await?.map(Some)),
         None => Ok(Err(Registered::LinkRequired)),
     }
+}
+
+/// An admission token that is still good.
+async fn unused(
+    tx: &mut SqliteConnection,
+    token: SingleUse,
+) -> Result<Result<SingleUse, Registered>, sqlx::Error> {
+    let used = used::is_used(tx, &token).await?;
+    Ok(if used { Err(Registered::AdmissionUsed) } else { Ok(token) })
 }
 
 /// The first key that this user uploaded before.
