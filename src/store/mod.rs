@@ -172,7 +172,8 @@ pub trait Store: std::marker::Send + Sync {
     /// Uses something up that works once. False when it was used before. Of two that race one wins.
     async fn use_once(&self, token: SingleUse) -> Result<bool, StoreError>;
 
-    /// Enters a security event that no other act enters.
+    /// Enters a security event that no other act enters; nothing for a user id that nobody claimed, whose trail nobody
+    /// will ever read.
     async fn note_event(&self, user: UserId, event: SecurityEvent, now: Timestamp) -> Result<(), StoreError>;
 
     /// A user's security events before an entry, or the newest, newest first.

@@ -50,7 +50,6 @@ use sqlx::PgPool;
 use self::{
     accept::Accept,
     ack::{Ack, Acked},
-    audit::Event,
     fault::{Repeat, attempt},
 };
 use super::{
@@ -236,7 +235,7 @@ impl Store for PostgresStore {
 
     async fn note_event(&self, user: UserId, event: SecurityEvent, now: Timestamp) -> Result<(), StoreError> {
         let subject = self.pseudonyms.of(user);
-        attempt(Repeat::WhenUndone, || audit::enter(&self.pool, subject, Event::of_user(event), now)).await
+        attempt(Repeat::WhenUndone, || audit::note(&self.pool, user, subject, event, now)).await
     }
 
     async fn audit(
