@@ -29,8 +29,8 @@ pub use devices::{
     Deactivated, KeyUpload, LinkOffer, OneTimeKeys, Published, Registered, Registration, Revival, TakenBundle,
 };
 pub use logins::{
-    AUDIT_LIFE, LoggedIn, Login, NewSession, Principal, REFRESH_GRACE, Revocation, Rotated, Rotation,
-    SESSIONS_PER_DEVICE, Session, SingleUse,
+    AUDIT_LIFE, LoggedIn, Login, NewSession, Principal, REFRESH_GRACE, REVOCATION_LIFE, Revocation, Rotated,
+    Rotation, SESSIONS_PER_DEVICE, Session, SingleUse,
 };
 pub use mail::{Accepted, Deleted, Expired, HistoryQuery, Left, Mark, Marked};
 
@@ -146,7 +146,7 @@ pub trait Store: std::marker::Send + Sync {
     /// The lasting keys of an active device; none when it was deactivated.
     async fn lasting_keys(&self, device: DeviceNo) -> Result<Option<LastingKeys>, StoreError>;
 
-    /// What was revoked at or after `since`, on any node.
+    /// What was revoked at or after `since`, on any node, oldest first; for [`REVOCATION_LIFE`].
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError>;
 
     /// Opens a session for a device that answered a challenge, which is used up; enters `LoggedIn`. When the device has
