@@ -150,7 +150,8 @@ pub trait Store: std::marker::Send + Sync {
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError>;
 
     /// Opens a session for a device that answered a challenge, which is used up; enters `LoggedIn`. When the device has
-    /// [`SESSIONS_PER_DEVICE`] already, the one refreshed longest ago is ended and revoked.
+    /// [`SESSIONS_PER_DEVICE`] already, the one refreshed longest ago is ended and revoked; of several refreshed at the
+    /// same moment the one opened first. A challenge that was used is told of before a device that is gone.
     async fn open_session(&self, login: Login, now: Timestamp) -> Result<LoggedIn, StoreError>;
 
     /// Replaces a session's refresh token, when the one that came is the current one and has not ended. The one before is
