@@ -91,7 +91,7 @@ async fn stock(tx: &mut PgConnection, device: DeviceNo, keys: &[&Key<'_>]) -> Re
     let (kinds, ids) = kinds_and_ids(keys.iter().copied());
     let public_keys: Vec<&[u8]> = keys.iter().map(|key| key.bytes).collect();
     let signatures: Vec<Option<&[u8]>> =
-        keys.iter().map(|key| key.signature.map(|signature| signature.as_slice())).collect();
+        keys.iter().map(|key| key.signature.map(<[u8; 64]>::as_slice)).collect();
     sqlx::query(
         "INSERT INTO prekeys (device_no, kind, key_id, public_key, signature) \
          SELECT $1, n.kind, n.key_id, n.public_key, n.signature \

@@ -67,8 +67,7 @@ use connect::LaneConnection;
 /// Connections for the lanes alone, one each, so that other acts never make a batch wait for one.
 const LANES: u32 = 2;
 
-/// Connections for what every node asks over and over: what was revoked, and where mailboxes end. While calls wait for a
-/// connection of theirs, devices that are gone must still be shut out, and sockets that are behind still catch up.
+/// Connections for what every node polls, revocations and heads: no flood of calls may make those wait.
 const WATCH: u32 = 1;
 
 const BOUNDS: Bounds = Bounds { items: 4_096, bytes: 64 << 20, batch: 256 };
@@ -88,8 +87,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects, brings the schema up to date and starts the lanes on the current runtime. `clock` says when a send is
     /// accepted; what was committed goes to `committed`; security events are entered under `pseudonyms`.
-    /// Of `max_connections` the lanes take two, what is polled takes one, and calls share the rest, at least one: at
-    /// least four connections are used.
+    /// Of `max_connections` the lanes take two, what is polled one, and calls share the rest; at least four are used.
     pub async fn connect(
         url: &SecretString,
         max_connections: u32,

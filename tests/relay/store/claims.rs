@@ -119,8 +119,8 @@ async fn a_refused_registration_leaves_the_admission_usable(engine: Engine) {
     claim.may_claim = true;
     let first = claim.onetime_prekeys[0].clone();
     let fresh = std::mem::replace(&mut claim.onetime_prekeys[1], first);
-    let refused = engine.try_register(claim.clone()).await;
-    assert!(matches!(refused, Registered::KeyReused(..)), "{refused:?}");
+    let twice = engine.try_register(claim.clone()).await;
+    assert!(matches!(twice, Registered::KeyReused(..)), "{twice:?}");
     claim.onetime_prekeys[1] = fresh;
     engine.register(claim).await;
 
