@@ -131,7 +131,7 @@ impl Config {
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
             data_dir: reader.text("DATA_DIR", "./restante-data").into(),
             database_url: reader.url("DATABASE_URL", &["postgres://", "postgresql://"]),
-            redis_url: reader.url("REDIS_URL", &["redis://", "redis+unix://", "unix://"]),
+            redis_url: reader.redis("REDIS_URL"),
             redis_prefix: reader.text("REDIS_PREFIX", "restante"),
             max_db_connections: reader.number("MAX_DB_CONNECTIONS", 10, 4..=1000),
             master_secret: reader.master_secret("MASTER_SECRET"),
@@ -348,6 +348,34 @@ mod tests {
         let open = [("AUTH_MODE", "open"), ("HOST", "0.0.0.0")];
         assert_eq!(faults(&open).len(), 1);
         assert!(faults(&[open[0], open[1], ("AUTH_OPEN_ALLOW_REMOTE", "true")]).is_empty());
+    }
+
+    #[test]
+    fn a_cluster_of_redis_is_declared_with_its_seeds_and_faults_tell_no_password() {
+        let production = |url: &str| {
+            let secret = STANDARD.encode([7; 32]);
+            let told = faults(&[
+                ("DATABASE_URL", "postgres://h/d"),
+                ("MASTER_SECRET", &secret),
+                ("TOKEN_SIGNING_KEY", &secret),
+                ("REDIS_URL", url),
+            ]);
+            assert!(!told.iter().any(|fault| fault.contains("hunter2")), "{told:?}");
+            told.len()
+        };
+        for good in
+            ["redis://:hunter2@h:1", "redis+cluster://a:1,b:2", "redis+cluster://u:hunter2@a,[::1]:7000"]
+        {
+            assert_eq!(production(good), 0, "{good}");
+        }
+        for bad in
+            ["", "a,", "u:hunter2@", "u:hunter2@a/0", "a:x", "a:1,redis://b", "a?b", "a b", "u:hun/ter2@a"]
+        {
+            assert_eq!(production(&format!("redis+cluster://{bad}")), 1, "{bad}");
+        }
+        for bad in ["redis://:hunter2@a:1,b:2", "rediss+cluster://hunter2@a", "hunter2"] {
+            assert_eq!(production(bad), 1, "{bad}");
+        }
     }
 
     #[test]

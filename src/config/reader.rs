@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, str::Fro
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ipnet::IpNet;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{Known, MasterSecret};
 
@@ -113,6 +113,22 @@ impl Reader {
         networks
     }
 
+    /// One Redis, or a cluster of it, which has a scheme of its own so that nothing is guessed.
+    pub(super) fn redis(&mut self, name: &'static str) -> Option<SecretString> {
+        let value = self.url(name, &["redis://", "redis+cluster://", "redis+unix://", "unix://"])?;
+        let text = value.expose_secret();
+        if let Some(seeds) = text.strip_prefix("redis+cluster://") {
+            if !is_list_of_seeds(seeds) {
+                self.faults.push(format!("{name} must be redis+cluster://user:password@host:port,host:port"));
+            }
+        } else if text.starts_with("redis://")
+            && text.rsplit('@').next().is_some_and(|hosts| hosts.contains(','))
+        {
+            self.faults.push(format!("{name} names one server; a cluster begins with redis+cluster://"));
+        }
+        Some(value)
+    }
+
     pub(super) fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
         let value = self.value(name, "")?;
         if !schemes.iter().any(|scheme| value.starts_with(scheme)) {
@@ -160,6 +176,20 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether this is `host:port,host`, perhaps with a login before it. A path or a question is neither's.
+fn is_list_of_seeds(text: &str) -> bool {
+    let (login, hosts) = text.rsplit_once('@').unwrap_or(("", text));
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    let is_seed = |seed: &str| {
+        let (host, port) = match seed.rsplit_once(':') {
+            Some((host, port)) if !seed.ends_with(']') => (host, port),
+            _ => (seed, "6379"),
+        };
+        !host.is_empty() && host.bytes().all(fits) && port.parse::<u16>().is_ok()
+    };
+    !login.contains(['/', '?', '#', ' ']) && hosts.split(',').all(is_seed)
 }
 
 /// How many letters must be put in, left out or changed to make one word of another (Levenshtein).

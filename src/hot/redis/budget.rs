@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use redis::{ErrorKind, Pipeline, RedisError, ServerErrorKind};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
-use super::{fault::Fault, link::Link};
+use super::{fault::Fault, way::Way};
 use crate::domain::{Drawn, Quota, Timestamp};
 
 const CODE: &str = include_str!("budget.lua");
@@ -27,7 +27,7 @@ impl Script {
     /// Draws a place in the budget under `key`.
     pub(super) async fn draw(
         &self,
-        link: &Link,
+        way: &Way,
         key: &str,
         quota: Quota,
         now: Timestamp,
@@ -44,9 +44,9 @@ impl Script {
             pipeline.arg(now).arg(quota.interval_micros()).arg(period).arg(forgotten_after);
             pipeline
         };
-        let answer = match one_answer(link, call("EVALSHA", &self.name)).await {
+        let answer = match one_answer(way, call("EVALSHA", &self.name)).await {
             Err(Fault::Redis(error)) if is_unknown_script(&error) => {
-                one_answer(link, call("EVAL", CODE)).await?
+                one_answer(way, call("EVAL", CODE)).await?
             }
             answer => answer?,
         };
@@ -57,9 +57,9 @@ impl Script {
     }
 }
 
-async fn one_answer(link: &Link, mut pipeline: Pipeline) -> Result<i64, Fault> {
-    let mut answers = link.run::<i64>(&mut pipeline).await?;
-    Ok(answers.pop().ok_or(Fault::NoAnswer)??)
+async fn one_answer(way: &Way, mut pipeline: Pipeline) -> Result<i64, Fault> {
+    let mut answers = way.run::<i64>(&mut pipeline).await?;
+    answers.pop().ok_or(Fault::NoAnswer)?
 }
 
 /// Whether this Redis was started or flushed since it last ran the script; nothing was done then.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::RedisError;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::hot::HotError;
 
@@ -20,6 +20,12 @@ pub(super) enum Fault {
     Deadline,
     #[error("the engine is closed")]
     Closed,
+    #[error("redis cannot be connected to")]
+    Unreachable(#[source] RedisError),
+    #[error("no node of the cluster tells which node has which slot")]
+    NoSlots,
+    #[error("no node of the cluster has the slot")]
+    NoOwner,
     #[error("redis refused or broke off")]
     Redis(#[from] RedisError),
     #[error("redis answered something else than was asked")]
@@ -30,6 +36,27 @@ pub(super) enum Fault {
     Inexact,
     #[error("event cannot be encoded")]
     Encode(#[from] rmp_serde::encode::Error),
+}
+
+impl Fault {
+    /// Whether nothing was sent, so that the same may be sent elsewhere.
+    pub(super) const fn is_unsent(&self) -> bool {
+        matches!(self, Self::Resting | Self::Unreachable(_))
+    }
+
+    /// Whether it may come from slots or masters having moved: anything but a server's plain answer to a command.
+    pub(super) fn hints_at_change(&self) -> bool {
+        let Self::Redis(error) = self else { return true };
+        !matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ResponseError | ServerErrorKind::NoScript))
+    }
+
+    /// What may be logged of it.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Redis(error) | Self::Unreachable(error) => error.category().to_owned(),
+            other => other.to_string(),
+        }
+    }
 }
 
 impl From<Fault> for HotError {

@@ -1,4 +1,4 @@
-//! The one connection for commands: made when first needed, made anew after a failure, left alone in between.
+//! The one connection for commands to a server: made when first needed, made anew after a failure, left alone in between.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -6,18 +6,18 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
-    ServerErrorKind, Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value,
+    aio::MultiplexedConnection,
 };
 use tokio::time::Instant;
 
 use super::fault::{Fault, jittered};
 
 /// How long a connection may take to be made, and how long an answer.
-const DEADLINE: Duration = Duration::from_secs(1);
+pub(super) const DEADLINE: Duration = Duration::from_secs(1);
 
 /// After a failure acts fail at once for at most this long and at least half of it.
-const REST: Duration = Duration::from_secs(1);
+pub(super) const REST: Duration = Duration::from_secs(1);
 
 /// How many commands may wait to be written; more wait with their callers.
 const WAITING: usize = 256;
@@ -30,7 +30,7 @@ pub(super) fn config() -> AsyncConnectionConfig {
         .set_pipeline_buffer_size(WAITING)
 }
 
-/// Carries pipelines to Redis. While Redis is away an act fails at once, but for one in each rest that tries anew.
+/// Carries pipelines to a server. While it is away an act fails at once, but for one in each rest that tries anew.
 pub(super) struct Link {
     client: Client,
     config: AsyncConnectionConfig,
@@ -62,11 +62,14 @@ impl Link {
         }
     }
 
-    /// Runs a pipeline and gives each command's own answer. The outer error means that what was done is unknown.
-    pub(super) async fn run<T: FromRedisValue>(
-        &self,
-        pipeline: &mut Pipeline,
-    ) -> Result<Vec<RedisResult<T>>, Fault> {
+    /// The client that its connections are made by.
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Runs a pipeline and gives each command's own answer. The outer error means that what was done is unknown, unless
+    /// it says that nothing was sent.
+    pub(super) async fn run(&self, pipeline: &mut Pipeline) -> Result<Vec<RedisResult<Value>>, Fault> {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
@@ -83,7 +86,17 @@ impl Link {
         if answers.iter().any(|answer| answer.as_ref().is_err_and(is_wrong_server)) {
             self.rest(lease.number);
         }
-        Ok(answers.into_iter().map(|answer| Ok(T::from_redis_value(answer?)?)).collect())
+        Ok(answers)
+    }
+
+    /// Asks the server whether it is reachable.
+    pub(super) async fn check(&self) -> Result<(), Fault> {
+        let mut ping = Pipeline::with_capacity(1);
+        ping.cmd("PING");
+        for answer in self.run(&mut ping).await? {
+            answer?;
+        }
+        Ok(())
     }
 
     /// Fails every act from now on, and lets the connection go.
@@ -103,7 +116,7 @@ impl Link {
             Ok(connection) => connection,
             Err(error) => {
                 self.begin_rest();
-                return Err(error.into());
+                return Err(Fault::Unreachable(error));
             }
         };
         *made += 1;

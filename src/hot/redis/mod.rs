@@ -1,34 +1,36 @@
 //! Hot state in Redis: one channel and one offline queue (a stream) for each device and one counter for each
-//! budget, for any number of nodes.
+//! budget, for any number of nodes, on one server or on a cluster.
 //!
-//! Every command names one key or channel, so that a cluster could take it. Nothing waits for Redis for long: acts have
+//! Every command names one key or channel, so that a cluster can take it. Nothing waits for Redis for long: acts have
 //! deadlines, and fail at once for a moment after one failed.
 
 mod budget;
+mod cluster;
 mod codec;
 mod fault;
 mod link;
 mod listener;
 mod names;
+mod place;
+mod slots;
 mod subscriber;
+mod way;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use redis::{
-    Client, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, RedisError, RedisResult,
-    ServerErrorKind,
-};
-use secrecy::{ExposeSecret, SecretString};
+use redis::{ErrorKind, Pipeline, ServerErrorKind};
+use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     codec::NodeId,
     fault::Fault,
-    link::Link,
     listener::Listener,
     names::Names,
+    place::Place,
     subscriber::{Subscriber, Wishes},
+    way::Way,
 };
 use super::{Doorbell, Event, Hot, HotError, QUEUE_LENGTH};
 use crate::domain::{BudgetKey, Delivery, DeviceNo, Drawn, Item, Position, Quota, Timestamp};
@@ -47,7 +49,7 @@ const POSITIONS_AT_ONCE: usize = 64;
 pub struct RedisHot {
     node: NodeId,
     names: Names,
-    link: Link,
+    way: Arc<Way>,
     budgets: budget::Script,
     wishes: Wishes,
     tasks: TaskTracker,
@@ -58,24 +60,26 @@ pub struct RedisHot {
 type Entry = (String, Vec<Vec<u8>>);
 
 impl RedisHot {
-    /// Begins to connect to `redis://…`, with channels and keys under `prefix`. Redis 6 or later is needed, but may be
-    /// away: acts fail until it is there. Must be called on a Tokio runtime.
+    /// Begins to connect to `redis://…`, or to the cluster that the nodes of `redis+cluster://host:port,host:port` are
+    /// of, with channels and keys under `prefix`. Redis 6 or later is needed, but may be away: acts fail until it is
+    /// there. Must be called on a Tokio runtime.
     ///
     /// # Errors
     /// When the URL is not usable, or there is no runtime.
     pub fn connect(url: &SecretString, prefix: &str, doorbell: Arc<dyn Doorbell>) -> Result<Self, HotError> {
-        let client = open(url).map_err(Fault::Url)?;
+        let place = Place::of(url).map_err(Fault::Url)?;
         let runtime = tokio::runtime::Handle::try_current().map_err(Fault::from)?;
         let node = NodeId::random();
         let names = Names::under(prefix);
         let listener = Arc::new(Listener::new(node, names.clone(), doorbell));
-        let (wishes, subscriber) = Subscriber::new(client.clone(), listener);
+        // Any slot would do, but relays that share a cluster had better not all choose the same one.
+        let way = Way::to(place, slots::slot(prefix.as_bytes()));
+        let (wishes, subscriber) = Subscriber::new(Arc::clone(&way), listener);
         let closed = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn_on(closed.clone().run_until_cancelled_owned(subscriber.run()), &runtime);
         tasks.close();
-        let link = Link::new(client);
-        Ok(Self { node, names, link, budgets: budget::Script::new(), wishes, tasks, closed })
+        Ok(Self { node, names, way, budgets: budget::Script::new(), wishes, tasks, closed })
     }
 
     /// Publishes the deliveries and gives back those that nobody received.
@@ -86,7 +90,7 @@ impl RedisHot {
             pipeline.cmd("PUBLISH").arg(self.names.channel(delivery.device_no)).arg(payload);
         }
         let mut unheard = Vec::new();
-        for (delivery, receivers) in deliveries.iter().zip(self.link.run::<u64>(&mut pipeline).await?) {
+        for (delivery, receivers) in deliveries.iter().zip(self.way.publish::<u64>(&mut pipeline).await?) {
             if receivers? == 0 {
                 unheard.push(delivery);
             }
@@ -110,18 +114,19 @@ impl RedisHot {
         for device in devices {
             pipeline.cmd("EXPIRE").arg(self.names.queue(device)).arg(QUEUE_LIFE.as_secs());
         }
-        for answer in self.link.run::<()>(&mut pipeline).await? {
+        let mut failed = Ok(());
+        for answer in self.way.run::<()>(&mut pipeline).await? {
             match answer {
-                Err(error) if !is_plain_refusal(&error) => return Err(error.into()),
+                Err(fault) if !is_plain_refusal(&fault) => failed = Err(fault),
                 Ok(()) | Err(_) => {}
             }
         }
-        Ok(())
+        failed
     }
 
     /// Runs commands of which only success matters.
     async fn act(&self, pipeline: &mut Pipeline) -> Result<(), Fault> {
-        for answer in self.link.run::<()>(pipeline).await? {
+        for answer in self.way.run::<()>(pipeline).await? {
             answer?;
         }
         Ok(())
@@ -146,22 +151,27 @@ impl Hot for RedisHot {
 
     async fn deliver(&self, deliveries: &[Delivery]) -> Result<(), HotError> {
         let mut rest = deliveries;
+        let mut failed = Ok(());
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(batch_length(rest));
             let unheard = self.publish(batch).await?;
             // A body that is to be erased early lies in the store alone.
             let lasting: Vec<_> = unheard.into_iter().filter(|it| !it.item.is_self_destructing()).collect();
-            self.keep(&lasting).await?;
+            // In a cluster one node may be away, and the others are not.
+            failed = self.keep(&lasting).await.and(failed);
             rest = later;
         }
-        Ok(())
+        Ok(failed?)
     }
 
     async fn notify(&self, device: DeviceNo, event: Event) -> Result<(), HotError> {
         let payload = codec::encode(self.node, device, &event).map_err(Fault::from)?;
         let mut pipeline = Pipeline::new();
         pipeline.cmd("PUBLISH").arg(self.names.channel(device)).arg(payload);
-        Ok(self.act(&mut pipeline).await?)
+        for answer in self.way.publish::<()>(&mut pipeline).await? {
+            answer?;
+        }
+        Ok(())
     }
 
     async fn cached(
@@ -176,8 +186,8 @@ impl Hot for RedisHot {
             for (first, last) in runs(positions) {
                 pipeline.cmd("XRANGE").arg(&queue).arg(entry_id(first)).arg(entry_id(last));
             }
-            for entries in self.link.run::<Vec<Entry>>(&mut pipeline).await? {
-                items.extend(entries.map_err(Fault::from)?.iter().filter_map(|entry| read(device, entry)));
+            for entries in self.way.run::<Vec<Entry>>(&mut pipeline).await? {
+                items.extend(entries?.iter().filter_map(|entry| read(device, entry)));
             }
         }
         Ok(items)
@@ -201,27 +211,18 @@ impl Hot for RedisHot {
     }
 
     async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError> {
-        Ok(self.budgets.draw(&self.link, &self.names.budget(budget), quota, now).await?)
+        Ok(self.budgets.draw(&self.way, &self.names.budget(budget), quota, now).await?)
     }
 
     async fn check(&self) -> Result<(), HotError> {
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("PING");
-        Ok(self.act(&mut pipeline).await?)
+        Ok(self.way.check().await?)
     }
 
     async fn close(&self) {
         self.closed.cancel();
-        self.link.close();
+        self.way.close();
         self.tasks.wait().await;
     }
-}
-
-/// Pushes come with RESP3 only.
-fn open(url: &SecretString) -> RedisResult<Client> {
-    let info = url.expose_secret().into_connection_info()?;
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    Client::open(info.set_redis_settings(settings))
 }
 
 /// A queue's entries are named by their positions, so that Redis itself refuses to go back.
@@ -266,6 +267,6 @@ fn read(device: DeviceNo, (id, fields): &Entry) -> Option<(Position, Arc<Item>)>
 }
 
 /// Whether Redis only found the entry's id not greater than the last one, which leaves the item uncached.
-fn is_plain_refusal(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
+fn is_plain_refusal(fault: &Fault) -> bool {
+    matches!(fault, Fault::Redis(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError))
 }

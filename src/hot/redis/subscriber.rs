@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
@@ -13,6 +13,8 @@ use super::{
     fault::{Fault, jittered},
     link,
     listener::Listener,
+    place::Node,
+    way::{Post, Way},
 };
 use crate::domain::DeviceNo;
 
@@ -57,7 +59,7 @@ impl Wishes {
 
 /// Keeps the node's subscriptions, over any number of connections.
 pub(super) struct Subscriber {
-    client: Client,
+    way: Arc<Way>,
     listener: Arc<Listener>,
     wishes: mpsc::Receiver<Wish>,
     wanted: HashSet<DeviceNo>,
@@ -70,12 +72,14 @@ struct Line {
     _silence_when_dropped: DropGuard,
     lost: CancellationToken,
     connection: MultiplexedConnection,
+    /// Which node of a cluster it is to.
+    node: Option<Node>,
 }
 
 impl Subscriber {
-    pub(super) fn new(client: Client, listener: Arc<Listener>) -> (Wishes, Self) {
+    pub(super) fn new(way: Arc<Way>, listener: Arc<Listener>) -> (Wishes, Self) {
         let (sender, wishes) = mpsc::channel(WAITING);
-        let subscriber = Self { client, listener, wishes, wanted: HashSet::new(), interrupted: false };
+        let subscriber = Self { way, listener, wishes, wanted: HashSet::new(), interrupted: false };
         (Wishes(sender), subscriber)
     }
 
@@ -90,9 +94,9 @@ impl Subscriber {
                     tracing::warn!("connection for pub/sub was lost");
                     self.interrupted = true;
                 }
-                Err(error) => {
+                Err(fault) => {
                     if backoff == FIRST_BACKOFF {
-                        tracing::warn!(reason = error.category(), "no connection for pub/sub");
+                        tracing::warn!(reason = fault.reason(), "no connection for pub/sub");
                     }
                 }
             }
@@ -101,11 +105,16 @@ impl Subscriber {
         }
     }
 
-    /// Connects and subscribes to all that is wanted. Wishes wait meanwhile.
-    async fn establish(&mut self) -> RedisResult<Line> {
-        let mut line = self.connect().await?;
-        let wanted: Vec<_> = self.wanted.iter().copied().collect();
-        self.settle(&mut line, &wanted).await?;
+    /// Connects and subscribes to all that is wanted, wherever that works first. Wishes wait meanwhile.
+    async fn establish(&mut self) -> Result<Line, Fault> {
+        let mut outcome = Err(Fault::NoSlots);
+        for post in self.way.posts().await? {
+            outcome = self.listen_at(post).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let line = outcome?;
         if self.interrupted {
             self.interrupted = false;
             tracing::info!("connection for pub/sub is back");
@@ -114,11 +123,15 @@ impl Subscriber {
         Ok(line)
     }
 
-    async fn connect(&self) -> RedisResult<Line> {
+    async fn listen_at(&self, post: Post) -> Result<Line, Fault> {
         let lost = CancellationToken::new();
         let config = pushing_config(Arc::clone(&self.listener), lost.clone());
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Line { _silence_when_dropped: lost.clone().drop_guard(), lost, connection })
+        let connection = post.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let silence = lost.clone().drop_guard();
+        let mut line = Line { _silence_when_dropped: silence, lost, connection, node: post.node };
+        let wanted: Vec<_> = self.wanted.iter().copied().collect();
+        self.settle(&mut line, &wanted).await?;
+        Ok(line)
     }
 
     /// Fulfils wishes until the line is lost.
@@ -135,7 +148,13 @@ impl Subscriber {
                     }
                     self.fulfil(&mut line, std::mem::take(&mut batch)).await
                 }
-                _ = keepalive.tick() => redis::cmd("PING").exec_async(&mut line.connection).await,
+                _ = keepalive.tick() => {
+                    if self.way.has_better_post(line.node.as_ref()).await {
+                        tracing::debug!("going back to where publishers and subscribers meet");
+                        return;
+                    }
+                    redis::cmd("PING").exec_async(&mut line.connection).await
+                }
             };
             if let Err(error) = outcome {
                 tracing::debug!(reason = error.category(), "giving up the connection for pub/sub");
