@@ -1,14 +1,16 @@
-//! What every engine of hot state promises, tried over all of them with two nodes.
+//! What every engine of hot state promises, tried over all of them with two nodes: in process, on one Redis, on a cluster.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 mod budgets;
+mod cluster;
 mod logins;
 mod outage;
 mod promises;
+mod relays;
 mod rig;
 
-/// One test for each promise and engine.
+/// One test for each promise and engine; for a cluster, which takes a while to agree, one test for each kind.
 macro_rules! suite {
     ($($of:ident { $($promise:ident),* $(,)? })*) => {
         mod local {
@@ -32,6 +34,21 @@ macro_rules! suite {
                     rig.finish().await;
                 }
             )*)*
+        }
+
+        mod redis_cluster {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $of() {
+                    let Some(cluster) = crate::support::cluster::PrivateCluster::start().await else { return };
+                    $(
+                        eprintln!(stringify!($promise));
+                        let rig = super::rig::Rig::on_redis(&cluster.url());
+                        super::$of::$promise(&rig).await;
+                        rig.finish().await;
+                    )*
+                }
+            )*
         }
     };
 }

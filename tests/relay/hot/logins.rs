@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::rig::{DEADLINE, random_prefix, redis_url};
+use crate::support::cluster::PrivateCluster;
 
 const DEVICE: DeviceNo = DeviceNo(1);
 const NEIGHBOUR: DeviceNo = DeviceNo(2);
@@ -26,13 +27,13 @@ fn local() -> [Arc<Switchboard>; 2] {
     })
 }
 
-fn on_redis() -> Option<[Arc<Switchboard>; 2]> {
-    let (url, prefix) = (SecretString::from(redis_url()?), random_prefix());
-    Some(std::array::from_fn(|_| {
+fn on_redis(url: String) -> [Arc<Switchboard>; 2] {
+    let (url, prefix) = (SecretString::from(url), random_prefix());
+    std::array::from_fn(|_| {
         let sessions = Arc::new(Sessions::default());
         let hot = RedisHot::connect(&url, &prefix, sessions.clone()).unwrap();
         Switchboard::new(sessions, Arc::new(hot))
-    }))
+    })
 }
 
 fn login() -> SessionId {
@@ -90,8 +91,14 @@ async fn a_logged_out_socket_ends_and_no_other_in_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_logged_out_socket_ends_and_no_other_on_redis() {
-    let Some(nodes) = on_redis() else { return };
-    a_login_ends_exactly_its_socket(nodes).await;
+    let Some(url) = redis_url() else { return };
+    a_login_ends_exactly_its_socket(on_redis(url)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logged_out_socket_ends_and_no_other_on_a_cluster() {
+    let Some(cluster) = PrivateCluster::start().await else { return };
+    a_login_ends_exactly_its_socket(on_redis(cluster.url())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

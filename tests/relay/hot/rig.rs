@@ -1,7 +1,6 @@
 //! Two nodes on one engine, each with a doorbell that remembers.
 
 use std::{
-    future::Future,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
@@ -69,7 +68,7 @@ impl Bell {
 }
 
 /// Asks until the answer is yes, for at most [`DEADLINE`].
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
+pub(crate) async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !ask().await {
         assert!(start.elapsed() < DEADLINE, "waited too long: {what}");

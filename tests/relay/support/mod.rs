@@ -2,6 +2,7 @@
 //! objects they are tried with.
 
 pub(crate) mod client;
+pub(crate) mod cluster;
 pub(crate) mod crypto;
 pub(crate) mod database;
 pub(crate) mod engine;
