@@ -7,10 +7,13 @@
 mod budget;
 mod codec;
 mod fault;
+mod flush;
 mod link;
 mod listener;
 mod names;
 mod subscriber;
+
+pub use flush::flush;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
