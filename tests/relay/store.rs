@@ -20,5 +20,6 @@ mod once;
 mod order;
 mod recovery_keys;
 mod refresh;
+mod restore;
 mod revival;
 mod sessions;
