@@ -20,9 +20,9 @@ fn altered(shelf: &Shelf, backup: &Path, change: &str) -> std::path::PathBuf {
         "mkdir -p apart && cd apart && rm -f * && tar -xf \"$1\" && {change} && \
          rm SHA256SUMS && set -- \"$2\" * && out=$1 && shift && sha256sum \"$@\" > SHA256SUMS && tar -cf \"$out\" *"
     );
-    let done =
-        Command::new("bash").current_dir(shelf.file("")).args(["-c", &line, "bash"]).args([backup, &altered]);
-    assert!(done.status().unwrap().success());
+    let mut bash = Command::new("bash");
+    bash.current_dir(shelf.file("")).args(["-c", &line, "bash"]).args([backup, &altered]);
+    assert!(bash.status().unwrap().success());
     altered
 }
 
