@@ -61,7 +61,7 @@ pub(super) struct Snapshot {
     pub known: HashMap<MessageId, Known>,
     /// The two participants of each named conversation that exists, in any order.
     pub conversations: HashMap<ConversationId, (UserId, UserId)>,
-    /// The highest sequence in the senders' own mailboxes.
+    /// The highest sequence in the senders' own mailboxes; others may stand here too.
     pub sender_sequences: HashMap<UserId, Sequence>,
     /// For each mailbox whose head has passed `spare`: how many items of each sending user lie in it.
     pub counts: HashMap<DeviceNo, HashMap<UserId, u32>>,

@@ -37,10 +37,12 @@ pub struct Registration {
     pub session: NewSession,
 }
 
-/// Why a user without devices may come back.
+/// Why a user without devices may come back. Its token, if it is one, works once: a registration that claims the user id
+/// uses it up too, so that it cannot bring the user back later.
 #[derive(Debug, Clone)]
 pub enum Revival {
-    /// This identity key, one of [`Store::recovery_keys`], signed for the new one.
+    /// This identity key, one of [`Store::recovery_keys`], signed for the new one. A new key that a device of this user
+    /// once had must be one of those as well: a key that was expelled does not come back by a signature from before.
     Recovered(IdentityKey),
     /// The host application said so, by an admission token that works once.
     Admitted(SingleUse),
@@ -67,7 +69,7 @@ pub enum Registered {
     /// The user id is claimed, and no valid link token for this device and key came with the request; or no device is
     /// left, and nothing that brings the user back.
     LinkRequired,
-    /// The admission token that was to bring the user back was used before.
+    /// The admission token that was to bring the user back, or came with a claim, was used before.
     AdmissionUsed,
     /// The user has as many active devices as a user may have.
     TooManyDevices,

@@ -31,6 +31,10 @@ pub const SESSIONS_PER_DEVICE: u32 = 10;
 /// How long the refresh token before the current one is honoured, while the current one is unused.
 pub const REFRESH_GRACE: Duration = Duration::from_mins(1);
 
+/// How long a revocation is kept. No access token lives as long: a node that was away for a while, whose clock may be a
+/// little off, still learns of every one whose tokens could come.
+pub const REVOCATION_LIFE: Duration = Duration::from_hours(25);
+
 /// How long security events are kept.
 pub const AUDIT_LIFE: Duration = Duration::from_hours(90 * 24);
 

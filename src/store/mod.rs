@@ -13,6 +13,7 @@ mod decide;
 mod device_list;
 mod devices;
 mod lane;
+mod ledger;
 mod logins;
 mod mail;
 pub mod postgres;
@@ -29,8 +30,8 @@ pub use devices::{
     Deactivated, KeyUpload, LinkOffer, OneTimeKeys, Published, Registered, Registration, Revival, TakenBundle,
 };
 pub use logins::{
-    AUDIT_LIFE, LoggedIn, Login, NewSession, Principal, REFRESH_GRACE, Revocation, Rotated, Rotation,
-    SESSIONS_PER_DEVICE, Session, SingleUse,
+    AUDIT_LIFE, LoggedIn, Login, NewSession, Principal, REFRESH_GRACE, REVOCATION_LIFE, Revocation, Rotated,
+    Rotation, SESSIONS_PER_DEVICE, Session, SingleUse,
 };
 pub use mail::{Accepted, Deleted, Expired, HistoryQuery, Left, Mark, Marked};
 pub use restored::Restored;
@@ -71,10 +72,11 @@ pub struct Limits {
 #[async_trait]
 pub trait Store: std::marker::Send + Sync {
     /// Registers a device as a new incarnation: device, keys, mailbox and session, or nothing. The first registration
-    /// claims the user id, if it may; a further one needs a link token for exactly this device id and identity key, which
-    /// is used up; a user with no active device left comes back by a revival alone, whose token is used up. Of two that
-    /// race for a user or device id one wins. The device number is the lowest that this user never had, else the lowest
-    /// that is free.
+    /// claims the user id, if it may, and uses a revival's token up as well; a further one needs a link token for exactly
+    /// this device id and identity key, which is used up; a user with no active device left comes back by a revival alone,
+    /// whose token is used up. Of two that race for a user or device id one wins. The device number is the lowest that this
+    /// user never had, else the lowest that is free. Of several keys that must not come the first is named, in the order of
+    /// [`Store::publish_keys`].
     ///
     /// The user's other devices find a `devices_changed` notice, in place of an older one and even in a full mailbox; the
     /// event `DeviceAdded` (by the linking device, if one did) is entered.
@@ -114,7 +116,8 @@ pub trait Store: std::marker::Send + Sync {
     /// Whether `from` wrote one of the latest 200 messages of this conversation that are still known.
     async fn has_written(&self, conversation: ConversationId, from: UserId) -> Result<bool, StoreError>;
 
-    /// Adds and replaces keys of a device: all, or nothing. A new signed pre-key enters `KeyRotated`.
+    /// Adds and replaces keys of a device: all, or nothing. A new signed pre-key enters `KeyRotated`. Of several keys that
+    /// must not come the first is named: the signed pre-key, then the one-time, the KEM and the last-resort ones.
     async fn publish_keys(
         &self,
         device: DeviceNo,
@@ -145,11 +148,12 @@ pub trait Store: std::marker::Send + Sync {
     /// The lasting keys of an active device; none when it was deactivated.
     async fn lasting_keys(&self, device: DeviceNo) -> Result<Option<LastingKeys>, StoreError>;
 
-    /// What was revoked at or after `since`, on any node.
+    /// What was revoked at or after `since`, on any node, oldest first; for [`REVOCATION_LIFE`].
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError>;
 
     /// Opens a session for a device that answered a challenge, which is used up; enters `LoggedIn`. When the device has
-    /// [`SESSIONS_PER_DEVICE`] already, the one refreshed longest ago is ended and revoked.
+    /// [`SESSIONS_PER_DEVICE`] already, the one refreshed longest ago is ended and revoked; of several refreshed at the
+    /// same moment the one opened first. A challenge that was used is told of before a device that is gone.
     async fn open_session(&self, login: Login, now: Timestamp) -> Result<LoggedIn, StoreError>;
 
     /// Replaces a session's refresh token, when the one that came is the current one and has not ended. The one before is
@@ -171,7 +175,8 @@ pub trait Store: std::marker::Send + Sync {
     /// Uses something up that works once. False when it was used before. Of two that race one wins.
     async fn use_once(&self, token: SingleUse) -> Result<bool, StoreError>;
 
-    /// Enters a security event that no other act enters.
+    /// Enters a security event that no other act enters; nothing for a user id that nobody claimed, whose trail nobody
+    /// will ever read.
     async fn note_event(&self, user: UserId, event: SecurityEvent, now: Timestamp) -> Result<(), StoreError>;
 
     /// A user's security events before an entry, or the newest, newest first.

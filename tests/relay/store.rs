@@ -6,6 +6,7 @@ mod audit;
 mod claims;
 mod deactivate;
 mod devices;
+mod differ;
 mod expiry;
 mod fetching;
 mod folder;

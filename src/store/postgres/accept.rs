@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     connect::LaneConnection,
     fault::{answered, classify},
-    rows::{device_id, device_number, device_numbers, digest, moment, registration_id, uuids},
+    rows::{corrupt, device_id, device_number, device_numbers, digest, moment, registration_id, uuids},
     write_batch,
 };
 use crate::{
@@ -42,8 +42,8 @@ pub(crate) const PARTICIPANTS: &str = "\
     SELECT c.id, m.sender_id, m.recipient_id FROM unnest($1::uuid[]) AS c(id) CROSS JOIN LATERAL \
     (SELECT sender_id, recipient_id FROM messages WHERE conversation_id = c.id ORDER BY sequence LIMIT 1) AS m";
 
-pub(crate) const SENDER_SEQUENCES: &str =
-    "SELECT user_id, max(sequence) FROM mailboxes WHERE user_id = ANY($1) GROUP BY user_id";
+pub(crate) const SUMS: &str =
+    "SELECT user_id, max(sequence), count(*) FROM mailboxes WHERE user_id = ANY($1) GROUP BY user_id";
 
 pub(crate) const COUNTS: &str = "\
     SELECT device_no, sender_id, count(*) FROM mailbox_items WHERE device_no = ANY($1) GROUP BY device_no, sender_id";
@@ -65,8 +65,13 @@ impl Commit<Send, Accepted> for Accept {
 impl Accept {
     async fn run(&self, batch: &[Send]) -> Result<Vec<Accepted>, Error> {
         let mut connection = self.connection.take().await?;
-        let mut tx = connection.begin().await?;
-        let snapshot = snapshot(&mut tx, batch).await?;
+        let (mut tx, snapshot) = loop {
+            let mut tx = connection.begin().await?;
+            match snapshot(&mut tx, batch).await? {
+                Some(snapshot) => break (tx, snapshot),
+                None => tx.rollback().await?,
+            }
+        };
         let verdict = decide::decide(batch, snapshot, self.clock.now(), self.limits);
         write_batch::write(&mut tx, verdict.writes).await?;
         tx.commit().await?;
@@ -76,20 +81,37 @@ impl Accept {
     }
 }
 
-/// Locks, and then reads in new statements, which see what was committed while the locks were waited for.
-async fn snapshot(tx: &mut PgConnection, batch: &[Send]) -> Result<Snapshot, Error> {
+/// Locks, and then reads in new statements, which see what was committed while the locks were waited for. None when a
+/// device was registered meanwhile whose mailbox is not locked: then everything must be let go and locked anew, because
+/// one more lock on top of these could be out of order.
+async fn snapshot(tx: &mut PgConnection, batch: &[Send]) -> Result<Option<Snapshot>, Error> {
     let named = named_conversations(batch);
     if !named.is_empty() {
         sqlx::query(LOCK_CONVERSATIONS).bind(lock_keys(&named)).execute(&mut *tx).await?;
     }
     let mailboxes = lock_mailboxes(tx, batch).await?;
+    let sums = sums(tx, batch).await?;
+    if !is_whole(&mailboxes, &sums, batch) {
+        return Ok(None);
+    }
     let crowded = decide::to_count(batch, &mailboxes);
-    Ok(Snapshot {
+    Ok(Some(Snapshot {
         known: known(tx, batch).await?,
         conversations: participants(tx, &named).await?,
-        sender_sequences: sender_sequences(tx, batch).await?,
+        sender_sequences: sums.into_iter().map(|(user, sum)| (user, sum.sequence)).collect(),
         counts: counts(tx, &crowded).await?,
         mailboxes,
+    }))
+}
+
+/// Whether every mailbox of every recipient is locked. The statement that locks takes its list before it waits: a device
+/// that was registered during the wait is not on it, and the send would be stored without it. The number of mailboxes is
+/// enough to tell, because none that is locked can be gone; and it comes with a statement that runs anyway.
+fn is_whole(mailboxes: &HashMap<UserId, Vec<Mailbox>>, sums: &HashMap<UserId, Sum>, batch: &[Send]) -> bool {
+    batch.iter().all(|send| {
+        let locked = mailboxes.get(&send.recipient_id).map_or(0, Vec::len);
+        let there = sums.get(&send.recipient_id).map_or(0, |sum| sum.mailboxes);
+        locked == there
     })
 }
 
@@ -196,10 +218,23 @@ async fn participants(
     Ok(rows.into_iter().map(pair).collect())
 }
 
-async fn sender_sequences(tx: &mut PgConnection, batch: &[Send]) -> Result<HashMap<UserId, Sequence>, Error> {
-    let senders = uuids(batch.iter().map(|send| send.sender.user_id), UserId::uuid);
-    let rows: Vec<(Uuid, i64)> = sqlx::query_as(SENDER_SEQUENCES).bind(senders).fetch_all(tx).await?;
-    Ok(rows.into_iter().map(|(user, sequence)| (UserId::new(user), Sequence(sequence))).collect())
+/// All mailboxes of a user together.
+struct Sum {
+    /// The highest sequence.
+    sequence: Sequence,
+    mailboxes: usize,
+}
+
+/// The mailboxes of everybody in the batch, with a snapshot from after the locks.
+async fn sums(tx: &mut PgConnection, batch: &[Send]) -> Result<HashMap<UserId, Sum>, Error> {
+    let users = batch.iter().flat_map(|send| [send.sender.user_id, send.recipient_id]);
+    let rows: Vec<(Uuid, i64, i64)> =
+        sqlx::query_as(SUMS).bind(uuids(users, UserId::uuid)).fetch_all(tx).await?;
+    let sum = |(user, sequence, mailboxes): (Uuid, i64, i64)| {
+        let mailboxes = usize::try_from(mailboxes).map_err(corrupt)?;
+        Ok((UserId::new(user), Sum { sequence: Sequence(sequence), mailboxes }))
+    };
+    rows.into_iter().map(sum).collect()
 }
 
 async fn counts(

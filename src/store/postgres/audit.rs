@@ -4,7 +4,7 @@ use sqlx::{Error, FromRow, PgExecutor, PgPool};
 use time::OffsetDateTime;
 
 use super::rows::{at, corrupt, device_number, moment};
-use crate::domain::{AuditEntry, DeviceNumber, Pseudonym, SecurityEvent, Timestamp};
+use crate::domain::{AuditEntry, DeviceNumber, Pseudonym, SecurityEvent, Timestamp, UserId};
 
 /// What is to be entered.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ pub(super) struct Event {
 
 impl Event {
     /// Something that happened to the user as a whole.
-    pub(super) const fn of_user(what: SecurityEvent) -> Self {
+    const fn of_user(what: SecurityEvent) -> Self {
         Self { what, device: None, by: None }
     }
 
@@ -29,6 +29,23 @@ impl Event {
     pub(super) const fn done_by(self, by: Option<DeviceNumber>) -> Self {
         Self { by, ..self }
     }
+}
+
+/// Enters what no other act enters, unless nobody claimed the user id.
+pub(super) async fn note(
+    pool: &PgPool,
+    user: UserId,
+    subject: Pseudonym,
+    event: SecurityEvent,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let claimed =
+        sqlx::query("SELECT FROM users WHERE user_id = $1").bind(user.uuid()).fetch_optional(pool).await?;
+    if claimed.is_none() {
+        return Ok(());
+    }
+    // A claim is for ever, so it still holds.
+    enter(pool, subject, Event::of_user(event), now).await
 }
 
 pub(super) async fn enter(

@@ -40,7 +40,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Opens the pool for plain acts; the engine must be reachable.
+/// Opens a pool for plain acts or for what is polled; the engine must be reachable.
 pub(super) async fn pool(url: &SecretString, connections: u32) -> Result<PgPool, StoreError> {
     pooled(connections).connect_with(options(url)?).await.map_err(unavailable)
 }

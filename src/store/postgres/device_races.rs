@@ -193,6 +193,77 @@ async fn devices_that_come_and_go_while_mail_flows_never_deadlock() {
     database.drop().await;
 }
 
+/// Until so many acts wait for a lock.
+async fn waiting(store: &PostgresStore, acts: i64) {
+    let count = "SELECT count(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while sqlx::query_scalar::<_, i64>(count).fetch_one(&store.pool).await.unwrap() < acts {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn hold_mailbox(store: &PostgresStore, device: &Caller) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut held = store.pool.begin().await.unwrap();
+    let lock = "SELECT FROM mailboxes WHERE device_no = $1 FOR UPDATE";
+    sqlx::query(lock).bind(device.device_no.0).execute(&mut *held).await.unwrap();
+    held
+}
+
+async fn messages(store: &PostgresStore, device: &Caller) -> usize {
+    let left = store.mailbox_left(device.device_no, Position::START, 10, NOW).await.unwrap();
+    let items = store.mailbox_items(device.device_no, &left.positions(), NOW).await.unwrap();
+    items.iter().filter(|(_, item)| matches!(item, Item::Message(_))).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_that_waited_while_a_device_was_linked_reaches_it() {
+    let Some(database) = Database::create().await else { return };
+    let nodes = [Arc::new(database.one_node().await), Arc::new(database.one_node().await)];
+    let phone = register(&nodes[0], registration(user(), "phone")).await;
+    let bob = register(&nodes[0], registration(user(), "phone")).await;
+    let held = hold_mailbox(&nodes[0], &phone).await;
+    let linking = tokio::spawn({
+        let (node, phone) = (Arc::clone(&nodes[0]), phone.clone());
+        async move { linked(&node, &phone, "tablet", NOW).await }
+    });
+    waiting(&nodes[0], 1).await;
+    let sending = tokio::spawn(nodes[1].accept_envelopes(send(&bob, phone.user_id)));
+    waiting(&nodes[0], 2).await;
+    held.commit().await.unwrap();
+    let tablet = linking.await.unwrap();
+    let sent = sending.await.unwrap().unwrap();
+    assert!(matches!(sent, Accepted::Stored(_)), "{sent:?}");
+    assert_eq!((messages(&nodes[0], &phone).await, messages(&nodes[0], &tablet).await), (1, 1));
+    database.drop().await;
+}
+
+/// The batch waits for a mailbox of somebody else meanwhile: the link is answered long before the send is decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_whose_batch_waited_elsewhere_reaches_a_device_that_was_linked_meanwhile() {
+    let Some(database) = Database::create().await else { return };
+    let nodes = [Arc::new(database.one_node().await), Arc::new(database.one_node().await)];
+    let [dave, carol, bob, phone] = [(); 4].map(|()| registration(user(), "phone"));
+    let (dave, carol) = (register(&nodes[0], dave).await, register(&nodes[0], carol).await);
+    let (bob, phone) = (register(&nodes[0], bob).await, register(&nodes[0], phone).await);
+    // While the first send waits, the next two gather to one batch.
+    let held_first = hold_mailbox(&nodes[0], &dave).await;
+    let held = hold_mailbox(&nodes[0], &carol).await;
+    let first = tokio::spawn(nodes[1].accept_envelopes(send(&bob, dave.user_id)));
+    waiting(&nodes[0], 1).await;
+    let both = [&carol, &phone].map(|to| nodes[1].accept_envelopes(send(&bob, to.user_id)));
+    let sending = tokio::spawn(join_all(both));
+    held_first.commit().await.unwrap();
+    first.await.unwrap().unwrap();
+    waiting(&nodes[0], 1).await;
+    let tablet = linked(&nodes[0], &phone, "tablet", NOW).await;
+    held.commit().await.unwrap();
+    for sent in sending.await.unwrap() {
+        assert!(matches!(sent, Ok(Accepted::Stored(_))), "{sent:?}");
+    }
+    assert_eq!((messages(&nodes[0], &phone).await, messages(&nodes[0], &tablet).await), (1, 1));
+    database.drop().await;
+}
+
 /// A batch of acks erases items of several devices by device and position; whoever else does, must in the same order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deactivation_holds_no_item_that_an_ack_before_it_comes_to_next() {
@@ -209,11 +280,7 @@ async fn a_deactivation_holds_no_item_that_an_ack_before_it_comes_to_next() {
         let (store, phone, tablet) = (Arc::clone(&store), phone.clone(), tablet.clone());
         async move { store.deactivate(&phone, &tablet.device_id, NOW).await }
     });
-    let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity \
-        WHERE datname = current_database() AND wait_event_type = 'Lock')";
-    while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&store.pool).await.unwrap() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    waiting(&store, 1).await;
     let next = sqlx::query(erase).bind(tablet.device_no.0).execute(&mut *acks).await.unwrap();
     assert_eq!(next.rows_affected(), 1);
     acks.commit().await.unwrap();

@@ -9,11 +9,8 @@ use uuid::Uuid;
 use super::rows::{Places, at, moment};
 use crate::{
     domain::{METADATA_LIFE, Timestamp},
-    store::{AUDIT_LIFE, Expired},
+    store::{AUDIT_LIFE, Expired, REVOCATION_LIFE},
 };
-
-/// How long a revocation is kept: every node reads them twice a second, and no access token lives as long.
-const REVOCATION_LIFE: Duration = Duration::from_hours(24);
 
 /// How long a use is remembered past the moment from which what was used is refused for its age (see `SingleUse`).
 const USE_LIFE: Duration = Duration::from_mins(5);

@@ -1,86 +1,76 @@
-//! Every pre-key ever uploaded, so that none comes back.
-
-use std::collections::HashSet;
+//! The ledger of pre-keys as it is stored: every one ever uploaded, so that none comes back.
 
 use sqlx::{Error, PgConnection};
-use uuid::Uuid;
 
-use crate::domain::{DeviceNo, KeyId, KeyKind, OneTimePreKey, SignedPreKey, UserId};
+use super::rows::{digest, missing};
+use crate::{
+    domain::{DeviceNo, UserId},
+    store::ledger::{Key, Ledger, Purpose},
+};
 
-/// What the ledger keeps of a key.
-#[derive(Clone, Copy)]
-pub(super) struct Entry {
-    pub(super) kind: KeyKind,
-    pub(super) id: KeyId,
-    /// BLAKE3 of the public key.
-    pub(super) digest: [u8; 32],
-}
-
-impl Entry {
-    pub(super) fn new(kind: KeyKind, id: KeyId, public_key: &[u8]) -> Self {
-        Self { kind, id, digest: blake3::hash(public_key).into() }
-    }
-
-    pub(super) fn signed(kind: KeyKind, key: &SignedPreKey) -> Self {
-        Self::new(kind, key.id, &key.public_key)
-    }
-}
-
-/// A one-time key on its way to the store.
-pub(super) struct NewPreKey<'a> {
-    pub(super) entry: Entry,
-    public_key: &'a [u8],
-    signature: Option<&'a [u8]>,
-}
-
-/// The one-time keys of an upload, both kinds.
-pub(super) fn new_prekeys<'a>(onetime: &'a [OneTimePreKey], kem: &'a [SignedPreKey]) -> Vec<NewPreKey<'a>> {
-    let onetime = onetime.iter().map(|key| NewPreKey {
-        entry: Entry::new(KeyKind::OneTime, key.id, &key.public_key),
-        public_key: &key.public_key,
-        signature: None,
-    });
-    let kem = kem.iter().map(|key| NewPreKey {
-        entry: Entry::signed(KeyKind::Kem, key),
-        public_key: &key.public_key,
-        signature: Some(&key.signature),
-    });
-    onetime.chain(kem).collect()
-}
-
-/// The first key that stands under an earlier key's digest in the same upload: one key may not have two ids.
-pub(super) fn repeated(entries: &[Entry]) -> Option<Entry> {
-    let mut digests = HashSet::new();
-    entries.iter().copied().find(|entry| !digests.insert(entry.digest))
-}
-
-/// Which of these digests the user has uploaded before, from any device. The user's row must be locked.
-pub(super) async fn known_digests(
+/// Reads what concerns these keys. `device` is the incarnation they are for, if it exists already. The user's row must
+/// be locked.
+pub(super) async fn read(
     tx: &mut PgConnection,
-    user: Uuid,
-    entries: &[Entry],
-) -> Result<HashSet<Vec<u8>>, Error> {
-    let digests: Vec<&[u8]> = entries.iter().map(|entry| entry.digest.as_slice()).collect();
-    let known: Vec<Vec<u8>> = sqlx::query_scalar(
+    user: UserId,
+    device: Option<DeviceNo>,
+    keys: &[Key<'_>],
+) -> Result<Ledger, Error> {
+    let digests: Vec<&[u8]> = keys.iter().map(|key| key.digest.as_slice()).collect();
+    let seen: Vec<Vec<u8>> = sqlx::query_scalar(
         "SELECT digest FROM prekey_ledger WHERE user_id = $1 AND digest = ANY($2::bytea[])",
     )
-    .bind(user)
+    .bind(user.uuid())
     .bind(digests)
-    .fetch_all(tx)
+    .fetch_all(&mut *tx)
     .await?;
-    Ok(known.into_iter().collect())
+    let mut ledger = Ledger::default();
+    for bytes in seen {
+        ledger.hold_digest(digest(&bytes)?);
+    }
+    if let Some(device) = device {
+        read_ids(&mut ledger, tx, device, keys).await?;
+    }
+    Ok(ledger)
 }
 
-/// Writes keys into the ledger.
+async fn read_ids(
+    ledger: &mut Ledger,
+    tx: &mut PgConnection,
+    device: DeviceNo,
+    keys: &[Key<'_>],
+) -> Result<(), Error> {
+    let (kinds, ids) = kinds_and_ids(keys);
+    let known: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+        "SELECT n.place, l.digest \
+         FROM unnest($2::smallint[], $3::bigint[]) WITH ORDINALITY AS n(kind, key_id, place) \
+         JOIN prekey_ledger l ON l.device_no = $1 AND l.kind = n.kind AND l.key_id = n.key_id",
+    )
+    .bind(device.0)
+    .bind(kinds)
+    .bind(ids)
+    .fetch_all(tx)
+    .await?;
+    for (place, bytes) in known {
+        let key = usize::try_from(place - 1).ok().and_then(|index| keys.get(index)).ok_or_else(missing)?;
+        ledger.hold_id(key.kind, key.id, digest(&bytes)?);
+    }
+    Ok(())
+}
+
+fn kinds_and_ids<'k, 'a: 'k>(keys: impl IntoIterator<Item = &'k Key<'a>>) -> (Vec<i16>, Vec<i64>) {
+    keys.into_iter().map(|key| (key.kind as i16, i64::from(key.id.get()))).unzip()
+}
+
+/// Enters new keys into the ledger, and the one-time ones among them into the stock.
 pub(super) async fn enter(
     tx: &mut PgConnection,
     user: UserId,
     device: DeviceNo,
-    entries: &[Entry],
+    keys: &[&Key<'_>],
 ) -> Result<(), Error> {
-    let kinds: Vec<i16> = entries.iter().map(|entry| entry.kind as i16).collect();
-    let ids: Vec<i64> = entries.iter().map(|entry| i64::from(entry.id.get())).collect();
-    let digests: Vec<&[u8]> = entries.iter().map(|entry| entry.digest.as_slice()).collect();
+    let (kinds, ids) = kinds_and_ids(keys.iter().copied());
+    let digests: Vec<&[u8]> = keys.iter().map(|key| key.digest.as_slice()).collect();
     sqlx::query(
         "INSERT INTO prekey_ledger (device_no, kind, key_id, user_id, digest) \
          SELECT $1, n.kind, n.key_id, $2, n.digest \
@@ -91,21 +81,17 @@ pub(super) async fn enter(
     .bind(kinds)
     .bind(ids)
     .bind(digests)
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
-    Ok(())
+    let onetime: Vec<_> = keys.iter().copied().filter(|key| key.purpose == Purpose::OneTime).collect();
+    stock(tx, device, &onetime).await
 }
 
-/// Stores one-time keys.
-pub(super) async fn store(
-    tx: &mut PgConnection,
-    device: DeviceNo,
-    keys: &[NewPreKey<'_>],
-) -> Result<(), Error> {
-    let kinds: Vec<i16> = keys.iter().map(|key| key.entry.kind as i16).collect();
-    let ids: Vec<i64> = keys.iter().map(|key| i64::from(key.entry.id.get())).collect();
-    let public_keys: Vec<&[u8]> = keys.iter().map(|key| key.public_key).collect();
-    let signatures: Vec<Option<&[u8]>> = keys.iter().map(|key| key.signature).collect();
+async fn stock(tx: &mut PgConnection, device: DeviceNo, keys: &[&Key<'_>]) -> Result<(), Error> {
+    let (kinds, ids) = kinds_and_ids(keys.iter().copied());
+    let public_keys: Vec<&[u8]> = keys.iter().map(|key| key.bytes).collect();
+    let signatures: Vec<Option<&[u8]>> =
+        keys.iter().map(|key| key.signature.map(<[u8; 64]>::as_slice)).collect();
     sqlx::query(
         "INSERT INTO prekeys (device_no, kind, key_id, public_key, signature) \
          SELECT $1, n.kind, n.key_id, n.public_key, n.signature \

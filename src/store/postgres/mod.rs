@@ -51,7 +51,6 @@ use sqlx::PgPool;
 use self::{
     accept::Accept,
     ack::{Ack, Acked},
-    audit::Event,
     fault::{Repeat, attempt},
 };
 use super::{
@@ -69,12 +68,16 @@ use connect::LaneConnection;
 /// Connections for the lanes alone, one each, so that other acts never make a batch wait for one.
 const LANES: u32 = 2;
 
+/// Connections for what every node polls, revocations and heads: no flood of calls may make those wait.
+const WATCH: u32 = 1;
+
 const BOUNDS: Bounds = Bounds { items: 4_096, bytes: 64 << 20, batch: 256 };
 
 /// The store on Postgres. Several may work on one database, in one process or many.
 pub struct PostgresStore {
     pseudonyms: Pseudonyms,
     pool: PgPool,
+    watch: PgPool,
     lanes: [Arc<LaneConnection>; 2],
     limits: Limits,
     committed: Committed,
@@ -85,7 +88,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects, brings the schema up to date and starts the lanes on the current runtime. `clock` says when a send is
     /// accepted; what was committed goes to `committed`; security events are entered under `pseudonyms`.
-    /// At least three connections are used.
+    /// Of `max_connections` the lanes take two, what is polled one, and calls share the rest; at least four are used.
     pub async fn connect(
         url: &SecretString,
         max_connections: u32,
@@ -95,13 +98,14 @@ impl PostgresStore {
         pseudonyms: Pseudonyms,
     ) -> Result<Self, StoreError> {
         connect::migrate(url).await?;
-        let pool = connect::pool(url, max_connections.saturating_sub(LANES).max(1)).await?;
+        let pool = connect::pool(url, max_connections.saturating_sub(LANES + WATCH).max(1)).await?;
+        let watch = connect::pool(url, WATCH).await?;
         let lanes = [Arc::new(LaneConnection::new(url)?), Arc::new(LaneConnection::new(url)?)];
         let [connection, for_acks] = lanes.clone();
         let accept = Accept { connection, limits, committed: committed.clone(), clock };
         let sends = Lane::start(BOUNDS, accept);
         let acks = Lane::start(BOUNDS, Ack { connection: for_acks });
-        Ok(Self { pseudonyms, pool, lanes, limits, committed, sends, acks })
+        Ok(Self { pseudonyms, pool, watch, lanes, limits, committed, sends, acks })
     }
 
     /// Brings the schema up to date and does nothing else.
@@ -202,7 +206,7 @@ impl Store for PostgresStore {
     }
 
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
-        attempt(Repeat::Always, || revocations::since(&self.pool, since)).await
+        attempt(Repeat::Always, || revocations::since(&self.watch, since)).await
     }
 
     async fn has_written(&self, conversation: ConversationId, from: UserId) -> Result<bool, StoreError> {
@@ -237,7 +241,7 @@ impl Store for PostgresStore {
 
     async fn note_event(&self, user: UserId, event: SecurityEvent, now: Timestamp) -> Result<(), StoreError> {
         let subject = self.pseudonyms.of(user);
-        attempt(Repeat::WhenUndone, || audit::enter(&self.pool, subject, Event::of_user(event), now)).await
+        attempt(Repeat::WhenUndone, || audit::note(&self.pool, user, subject, event, now)).await
     }
 
     async fn audit(
@@ -265,7 +269,7 @@ impl Store for PostgresStore {
     }
 
     async fn mailbox_heads(&self, devices: &[DeviceNo]) -> Result<Vec<(DeviceNo, Position)>, StoreError> {
-        attempt(Repeat::Always, || mailbox::heads(&self.pool, devices)).await
+        attempt(Repeat::Always, || mailbox::heads(&self.watch, devices)).await
     }
 
     async fn mailbox_left(
@@ -346,6 +350,6 @@ impl Store for PostgresStore {
         for lane in &self.lanes {
             lane.close();
         }
-        self.pool.close().await;
+        tokio::join!(self.pool.close(), self.watch.close());
     }
 }

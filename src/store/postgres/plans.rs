@@ -5,11 +5,11 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use super::{
     accept, audit, bundles, expiry,
     fixtures::{Database, register, registration, send, stored, user},
-    history, mailbox, notices, sessions, write_batch,
+    history, mailbox, notices, revocations, sessions, write_batch,
 };
 
 /// Three thousand users with a device, and ten messages for each.
-const FILL: [&str; 6] = [
+const FILL: [&str; 7] = [
     "INSERT INTO users SELECT gen_random_uuid(), now() FROM generate_series(1, 3000)",
     "INSERT INTO devices (user_id, device_id, device_number, registration_id, created_at, last_seen, identity_key) \
         SELECT user_id, 'phone', 1, 1, now(), now(), '\\x00' FROM users",
@@ -23,14 +23,16 @@ const FILL: [&str; 6] = [
         FROM mailboxes, generate_series(1, 10) position",
     "INSERT INTO mailbox_items SELECT device_nos[1], positions[1], message_id, sender_id, expires_at, 1, NULL, '\\x00' \
         FROM messages ON CONFLICT DO NOTHING",
+    "INSERT INTO revocations (device_no, revoked_at) \
+        SELECT device_no, now() - device_no * interval '20 seconds' FROM devices",
 ];
 
 /// The statements that run for every message, bundle and reader.
-const BUSY: [(&str, &str); 17] = [
+const BUSY: [(&str, &str); 18] = [
     ("lock mailboxes", accept::LOCK_MAILBOXES),
     ("known", accept::KNOWN),
     ("participants", accept::PARTICIPANTS),
-    ("sender sequences", accept::SENDER_SEQUENCES),
+    ("sums of mailboxes", accept::SUMS),
     ("counts", accept::COUNTS),
     ("write", write_batch::WRITE),
     ("ack", ERASE_ITEM),
@@ -44,6 +46,7 @@ const BUSY: [(&str, &str); 17] = [
     ("refresh", sessions::LOCK),
     ("waiting lists", notices::WAITING_LISTS),
     ("trail", audit::PAGE),
+    ("revocations", revocations::SINCE),
 ];
 
 /// What the function `erase_item` of the migrations does.

@@ -1,7 +1,5 @@
 //! Adding and replacing keys, and counting them.
 
-use std::collections::HashMap;
-
 use sqlx::{Error, FromRow, PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -9,7 +7,7 @@ use uuid::Uuid;
 use super::{
     audit::{self, Event},
     bundles::LEFT,
-    ledger::{self, Entry, NewPreKey},
+    ledger,
     rows::{at, count, device_number, identity_key, missing, moment, signed_prekey},
     standing::lock_user,
 };
@@ -18,7 +16,10 @@ use crate::{
         DeviceNo, DeviceNumber, KeyKind, KeyStats, LastingKeys, Pseudonyms, SecurityEvent, SignedPreKey,
         Timestamp, UserId,
     },
-    store::{KeyUpload, Limits, Published},
+    store::{
+        KeyUpload, Limits, Published,
+        ledger::{Key, Lasting, Purpose, keys_of_upload},
+    },
 };
 
 /// Runs the upload; anything but `Published` rolls back.
@@ -48,44 +49,35 @@ async fn run(
     now: Timestamp,
 ) -> Result<Published, Error> {
     let Some(owner) = lock_owner(tx, device).await? else { return Ok(Published::Gone) };
-    let prekeys = ledger::new_prekeys(&upload.onetime_prekeys, &upload.kem_prekeys);
-    let signed = upload.signed_prekey.as_ref().map(|key| Entry::signed(KeyKind::Signed, key));
-    let last_resort = upload.last_resort_kem_prekey.as_ref().map(|key| Entry::signed(KeyKind::Kem, key));
-    let mut entries: Vec<Entry> = prekeys.iter().map(|key| key.entry).collect();
-    entries.extend(signed.into_iter().chain(last_resort));
-    let known = match Known::read(tx, &owner, device, &entries).await?.check(&owner, &entries, prekeys.len())
-    {
-        Ok(known) => known,
+    let keys = keys_of_upload(upload);
+    let ledger = ledger::read(tx, owner.user, Some(device), &keys).await?;
+    let fresh = match ledger.fresh(&keys, owner.lasting) {
+        Ok(fresh) => fresh,
         Err(reused) => return Ok(Published::KeyReused(reused.kind, reused.id)),
     };
-    let new_prekeys: Vec<NewPreKey<'_>> = prekeys.into_iter().filter(|key| !known.has(&key.entry)).collect();
-    let new_entries: Vec<Entry> = entries.iter().copied().filter(|entry| !known.has(entry)).collect();
-    if let Some(reused) = ledger::repeated(&new_entries) {
-        return Ok(Published::KeyReused(reused.kind, reused.id));
-    }
     let (onetime, kem): (i64, i64) = sqlx::query_as(LEFT).bind(device.0).fetch_one(&mut *tx).await?;
-    let added = |kind| new_prekeys.iter().filter(|key| key.entry.kind == kind).count();
-    let onetime_count = count(onetime).saturating_add(small(added(KeyKind::OneTime)));
-    let kem_count = count(kem).saturating_add(small(added(KeyKind::Kem)));
-    if onetime_count > limits.max_prekeys && added(KeyKind::OneTime) > 0 {
-        return Ok(Published::TooMany(KeyKind::OneTime));
+    let mut counts = [count(onetime), count(kem)];
+    for (kind, stored) in [KeyKind::OneTime, KeyKind::Kem].into_iter().zip(&mut counts) {
+        let to_store = |key: &&&Key<'_>| key.kind == kind && key.purpose == Purpose::OneTime;
+        let added = small(fresh.iter().filter(to_store).count());
+        *stored = stored.saturating_add(added);
+        if added > 0 && *stored > limits.max_prekeys {
+            return Ok(Published::TooMany(kind));
+        }
     }
-    if kem_count > limits.max_prekeys && added(KeyKind::Kem) > 0 {
-        return Ok(Published::TooMany(KeyKind::Kem));
-    }
-    ledger::store(tx, device, &new_prekeys).await?;
-    ledger::enter(tx, owner.user, device, &new_entries).await?;
-    if let Some(key) = upload.signed_prekey.as_ref().filter(|_| signed.is_some_and(|it| !known.has(&it))) {
+    ledger::enter(tx, owner.user, device, &fresh).await?;
+    let is_new = |purpose| fresh.iter().any(|key| key.purpose == purpose);
+    if let Some(key) = upload.signed_prekey.as_ref().filter(|_| is_new(Purpose::Signed)) {
         replace_signed(tx, device, key, now).await?;
         let rotated = Event::of_device(SecurityEvent::KeyRotated, owner.device_number);
         audit::enter(&mut *tx, pseudonyms.of(owner.user), rotated, now).await?;
     }
-    let replaces = |_: &&SignedPreKey| last_resort.is_some_and(|entry| !known.has(&entry));
-    if let Some(key) = upload.last_resort_kem_prekey.as_ref().filter(replaces) {
+    if let Some(key) = upload.last_resort_kem_prekey.as_ref().filter(|_| is_new(Purpose::LastResort)) {
         replace_last_resort(tx, device, key).await?;
     }
-    let accepted = small(new_entries.len());
-    let already_known = small(entries.len()) - accepted;
+    let accepted = small(fresh.len());
+    let already_known = small(keys.len()) - accepted;
+    let [onetime_count, kem_count] = counts;
     Ok(Published::Published { accepted, already_known, onetime_count, kem_count })
 }
 
@@ -93,12 +85,11 @@ fn small(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// The active device whose keys change, by the ids of its current lasting keys.
+/// The active device whose keys change, and its current lasting keys.
 struct Owner {
     user: UserId,
     device_number: DeviceNumber,
-    signed_prekey: Option<i64>,
-    last_resort: Option<i64>,
+    lasting: Lasting,
 }
 
 /// The user's row serialises uploads of all its devices: what one of them used must not come from another.
@@ -116,71 +107,14 @@ async fn lock_owner(tx: &mut PgConnection, device: DeviceNo) -> Result<Option<Ow
     if mailbox.is_none() {
         return Ok(None);
     }
-    let (number, signed_prekey, last_resort): (i16, _, _) = sqlx::query_as(
+    let (number, signed, last_resort): (i16, _, _) = sqlx::query_as(
         "SELECT device_number, signed_prekey_id, last_resort_id FROM devices WHERE device_no = $1",
     )
     .bind(device.0)
     .fetch_one(tx)
     .await?;
-    Ok(Some(Owner { user, device_number: device_number(number)?, signed_prekey, last_resort }))
-}
-
-/// What the ledger knows of the uploaded keys.
-struct Known {
-    by_id: HashMap<(i16, i64), Vec<u8>>,
-    digests: std::collections::HashSet<Vec<u8>>,
-}
-
-impl Known {
-    async fn read(
-        tx: &mut PgConnection,
-        owner: &Owner,
-        device: DeviceNo,
-        entries: &[Entry],
-    ) -> Result<Self, Error> {
-        let kinds: Vec<i16> = entries.iter().map(|entry| entry.kind as i16).collect();
-        let ids: Vec<i64> = entries.iter().map(|entry| i64::from(entry.id.get())).collect();
-        let rows: Vec<(i16, i64, Vec<u8>)> = sqlx::query_as(
-            "SELECT l.kind, l.key_id, l.digest FROM unnest($2::smallint[], $3::bigint[]) AS n(kind, key_id) \
-             JOIN prekey_ledger l ON l.device_no = $1 AND l.kind = n.kind AND l.key_id = n.key_id",
-        )
-        .bind(device.0)
-        .bind(kinds)
-        .bind(ids)
-        .fetch_all(&mut *tx)
-        .await?;
-        Ok(Self {
-            by_id: rows.into_iter().map(|(kind, id, digest)| ((kind, id), digest)).collect(),
-            digests: ledger::known_digests(tx, owner.user.uuid(), entries).await?,
-        })
-    }
-
-    /// Refuses the upload by the first key that must not come. The entries after `onetime` are lasting keys, which may
-    /// be uploaded again only while they are the current ones.
-    fn check(self, owner: &Owner, entries: &[Entry], onetime: usize) -> Result<Self, Entry> {
-        for (index, entry) in entries.iter().enumerate() {
-            let same_id = self.by_id.get(&slot(entry));
-            let is_current = match entry.kind {
-                _ if index < onetime => true,
-                KeyKind::Signed => owner.signed_prekey == Some(slot(entry).1),
-                KeyKind::OneTime | KeyKind::Kem => owner.last_resort == Some(slot(entry).1),
-            };
-            let repeated = same_id.is_some_and(|digest| digest == entry.digest.as_slice()) && is_current;
-            let unknown = same_id.is_none() && !self.digests.contains(entry.digest.as_slice());
-            if !repeated && !unknown {
-                return Err(*entry);
-            }
-        }
-        Ok(self)
-    }
-
-    fn has(&self, entry: &Entry) -> bool {
-        self.by_id.contains_key(&slot(entry))
-    }
-}
-
-fn slot(entry: &Entry) -> (i16, i64) {
-    (entry.kind as i16, i64::from(entry.id.get()))
+    let lasting = Lasting { signed, last_resort };
+    Ok(Some(Owner { user, device_number: device_number(number)?, lasting }))
 }
 
 async fn replace_signed(

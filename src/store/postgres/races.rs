@@ -160,6 +160,26 @@ async fn acts_that_race_all_succeed_and_leave_no_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_polled_waits_for_no_call() {
+    let Some(database) = Database::create().await else { return };
+    let store = database.one_node().await;
+    let phone = register(&store, registration(user(), "phone")).await;
+    let mut held = vec![];
+    for _ in 0..store.pool.options().get_max_connections() {
+        held.push(store.pool.acquire().await.unwrap());
+    }
+    assert!(store.pool.try_acquire().is_none());
+    let polled = async {
+        let heads = store.mailbox_heads(&[phone.device_no]).await.unwrap();
+        (heads, store.revocations(NOW).await.unwrap())
+    };
+    let polled = tokio::time::timeout(Duration::from_secs(1), polled).await;
+    assert_eq!(polled.unwrap(), (vec![(phone.device_no, Position::START)], vec![]));
+    drop(held);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_item_that_cannot_be_stored_does_not_fail_the_others() {
     let Some(database) = Database::create().await else { return };
     let store = database.one_node().await;

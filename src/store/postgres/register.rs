@@ -6,7 +6,7 @@ use sqlx::{Error, PgConnection, PgPool};
 
 use super::{
     audit::{self, Event},
-    ledger::{self, Entry},
+    ledger,
     notices::{self, Head},
     rows::{at, device_number},
     sessions,
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     domain::{
-        Caller, Delivery, DeviceNo, DeviceNumber, KeyKind, LinkedBy, Pseudonym, SecurityEvent, SignedPreKey,
+        Caller, Delivery, DeviceNo, DeviceNumber, LinkedBy, Pseudonym, SecurityEvent, SignedPreKey,
         Timestamp, UserId,
     },
-    store::{Limits, Principal, Registered, Registration},
+    store::{Limits, Principal, Registered, Registration, ledger::keys_of_registration},
 };
 
 /// What became of the registration, and what to hand to hot delivery; anything but `Registered` rolls back.
@@ -62,15 +62,14 @@ async fn run(
     if active.len() >= limits.max_devices as usize {
         return Ok(Err(Registered::TooManyDevices));
     }
-    let entries = entries(new);
-    if let Some(reused) = reused(tx, new.user_id, &entries).await? {
+    let keys = keys_of_registration(new);
+    let ledger = ledger::read(tx, new.user_id, None, &keys).await?;
+    if let Some(reused) = ledger.first_reused(&keys) {
         return Ok(Err(Registered::KeyReused(reused.kind, reused.id)));
     }
     let (linked_by, by) = voucher.map(|voucher| (voucher.linked_by, voucher.by)).unzip();
     let device = insert_device(tx, new, number, linked_by.as_ref(), now).await?;
-    let prekeys = ledger::new_prekeys(&new.onetime_prekeys, &new.kem_prekeys);
-    ledger::store(tx, device, &prekeys).await?;
-    ledger::enter(tx, new.user_id, device, &entries).await?;
+    ledger::enter(tx, new.user_id, device, &keys.iter().collect::<Vec<_>>()).await?;
     let others = open_mailbox(tx, new.user_id, device).await?;
     let outdated = notices::waiting_lists(tx, &others).await?;
     notices::erase(tx, outdated).await?;
@@ -85,15 +84,6 @@ async fn run(
         device_no: device,
     };
     Ok(Ok((Principal { caller, user_since: claim.since }, deliveries)))
-}
-
-/// The first key that must not come: it stands twice in this registration, or the user uploaded it before.
-async fn reused(tx: &mut PgConnection, user: UserId, entries: &[Entry]) -> Result<Option<Entry>, Error> {
-    if let Some(repeated) = ledger::repeated(entries) {
-        return Ok(Some(repeated));
-    }
-    let known = ledger::known_digests(tx, user.uuid(), entries).await?;
-    Ok(entries.iter().find(|entry| known.contains(entry.digest.as_slice())).copied())
 }
 
 /// The lowest number that the user never had, else the lowest that no active device has.
@@ -112,14 +102,6 @@ async fn next_number(
     let fresh = all.clone().find(|number| !ever.contains(number));
     let lowest = fresh.or_else(|| all.clone().find(|number| !taken.contains(number)));
     lowest.map(device_number).transpose()
-}
-
-fn entries(new: &Registration) -> Vec<Entry> {
-    let prekeys = ledger::new_prekeys(&new.onetime_prekeys, &new.kem_prekeys);
-    let last_resort = new.last_resort_kem_prekey.iter().map(|key| Entry::signed(KeyKind::Kem, key));
-    let mut entries = vec![Entry::signed(KeyKind::Signed, &new.signed_prekey)];
-    entries.extend(prekeys.iter().map(|key| key.entry).chain(last_resort));
-    entries
 }
 
 async fn insert_device(

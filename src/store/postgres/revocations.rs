@@ -28,13 +28,11 @@ pub(super) async fn revoke(
     Ok(())
 }
 
+pub(crate) const SINCE: &str = "\
+    SELECT device_no, session_id FROM revocations WHERE revoked_at >= $1 ORDER BY revoked_at, revocation_id";
+
 pub(super) async fn since(pool: &PgPool, since: Timestamp) -> Result<Vec<Revocation>, Error> {
-    let rows: Vec<(i64, Option<Uuid>)> = sqlx::query_as(
-        "SELECT device_no, session_id FROM revocations WHERE revoked_at >= $1 ORDER BY revocation_id",
-    )
-    .bind(at(since))
-    .fetch_all(pool)
-    .await?;
+    let rows: Vec<(i64, Option<Uuid>)> = sqlx::query_as(SINCE).bind(at(since)).fetch_all(pool).await?;
     let revocation = |(device, session): (i64, Option<Uuid>)| {
         let whole = Revocation::Device(DeviceNo(device));
         session.map_or(whole, |session| Revocation::Session(DeviceNo(device), SessionId::new(session)))

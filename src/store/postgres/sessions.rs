@@ -49,7 +49,8 @@ pub(super) async fn open(
 ) -> Result<LoggedIn, Error> {
     let mut tx = pool.begin().await?;
     let Some(principal) = lock_principal(&mut tx, login.device_no).await? else {
-        return Ok(LoggedIn::Gone);
+        let used = single_use::is_used(&mut *tx, &login.challenge).await?;
+        return Ok(if used { LoggedIn::ChallengeUsed } else { LoggedIn::Gone });
     };
     if !single_use::use_up(&mut *tx, login.challenge).await? {
         return Ok(LoggedIn::ChallengeUsed);
@@ -93,7 +94,7 @@ async fn make_room(tx: &mut PgConnection, device: DeviceNo, now: Timestamp) -> R
     let ended: Vec<Uuid> = sqlx::query_scalar(
         "DELETE FROM sessions WHERE session_id = ANY(ARRAY(SELECT session_id FROM sessions \
             WHERE device_no = $1 AND expires_at > $2 \
-            ORDER BY rotated_at DESC, created_at DESC, session_id DESC OFFSET $3)) \
+            ORDER BY rotated_at DESC, created_at DESC OFFSET $3)) \
          RETURNING session_id",
     )
     .bind(device.0)
@@ -107,7 +108,8 @@ async fn make_room(tx: &mut PgConnection, device: DeviceNo, now: Timestamp) -> R
     Ok(())
 }
 
-/// Keeps a session of a device that has just proved itself.
+/// Keeps a session of a device that has just proved itself. The user's row must be locked. Moments have milliseconds: the
+/// microseconds of `created_at` number the sessions of one moment, so that they keep the order in which they came.
 pub(super) async fn insert(
     tx: &mut PgConnection,
     device: DeviceNo,
@@ -116,7 +118,9 @@ pub(super) async fn insert(
 ) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO sessions (session_id, device_no, refresh_hash, created_at, rotated_at, last_used, expires_at) \
-         VALUES ($1, $2, $3, $4, $4, $5, $6)",
+         VALUES ($1, $2, $3, \
+            coalesce((SELECT max(created_at) + interval '1 microsecond' FROM sessions WHERE device_no = $2 \
+                AND created_at >= $4 AND created_at < $4 + interval '1 millisecond'), $4), $4, $5, $6)",
     )
     .bind(session.session_id.uuid())
     .bind(device.0)

@@ -5,6 +5,14 @@ use sqlx::{Error, PgExecutor};
 use super::rows::at;
 use crate::store::SingleUse;
 
+/// Whether something was used before.
+pub(super) async fn is_used(executor: impl PgExecutor<'_>, token: &SingleUse) -> Result<bool, Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM used_tokens WHERE token_hash = $1)")
+        .bind(token.hash.as_slice())
+        .fetch_one(executor)
+        .await
+}
+
 /// Uses something up; false when it was used before. One that is being used by another act is waited for.
 pub(super) async fn use_up(executor: impl PgExecutor<'_>, token: SingleUse) -> Result<bool, Error> {
     let used = sqlx::query(

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{DeviceNumber, IdentityKey, LinkedBy, Timestamp, UserId},
-    store::{Registered, Registration, Revival},
+    store::{Registered, Registration, Revival, SingleUse},
 };
 
 /// A claimed user id whose row is locked.
@@ -89,7 +89,8 @@ pub(super) async fn entitled(
     now: Timestamp,
 ) -> Result<Result<Option<Voucher>, Registered>, Error> {
     if claim.newly {
-        return Ok(Ok(None));
+        let Some(Revival::Admitted(token)) = &new.revival else { return Ok(Ok(None)) };
+        return Ok(admitted(tx, *token).await?.map_or(Ok(None), Err));
     }
     if active.iter().any(|device| device.device_id == new.device_id.as_str()) {
         return Ok(Err(Registered::DeviceExists));
@@ -107,13 +108,26 @@ async fn revived(tx: &mut PgConnection, new: &Registration) -> Result<Option<Reg
         None => Some(Registered::LinkRequired),
         Some(Revival::Recovered(key)) => {
             let keys = recovery_keys(&mut *tx, new.user_id).await?;
-            (!keys.contains(key)).then_some(Registered::LinkRequired)
+            let is_clean = keys.contains(&new.identity_key) || !was_used(tx, new).await?;
+            (!keys.contains(key) || !is_clean).then_some(Registered::LinkRequired)
         }
-        Some(Revival::Admitted(token)) => {
-            let fresh = single_use::use_up(&mut *tx, *token).await?;
-            (!fresh).then_some(Registered::AdmissionUsed)
-        }
+        Some(Revival::Admitted(token)) => admitted(tx, *token).await?,
     })
+}
+
+/// Uses an admission token up, or says why it is refused.
+async fn admitted(tx: &mut PgConnection, token: SingleUse) -> Result<Option<Registered>, Error> {
+    let fresh = single_use::use_up(&mut *tx, token).await?;
+    Ok((!fresh).then_some(Registered::AdmissionUsed))
+}
+
+/// Whether a device of the user, whichever and however it ended, had the newcomer's identity key.
+async fn was_used(tx: &mut PgConnection, new: &Registration) -> Result<bool, Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM devices WHERE user_id = $1 AND identity_key = $2)")
+        .bind(new.user_id.uuid())
+        .bind(new.identity_key.as_bytes())
+        .fetch_one(tx)
+        .await
 }
 
 /// A key counts if one incarnation with it ended itself, whoever else had it.

@@ -147,7 +147,7 @@ impl Store for SqliteStore {
     async fn note_event(&self, user: UserId, event: SecurityEvent, now: Timestamp) -> Result<(), StoreError> {
         let context = self.context(now);
         let entry = Entry { user, event, device: None, by: None };
-        self.write(move |tx| async move { audit::enter(tx, entry, &context).await }.boxed()).await
+        self.write(move |tx| async move { audit::note(tx, entry, &context).await }.boxed()).await
     }
 
     async fn audit(

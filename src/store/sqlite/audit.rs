@@ -35,6 +35,19 @@ pub(super) async fn enter(
     Ok(())
 }
 
+/// Enters what no other act enters, unless nobody claimed the user id.
+pub(super) async fn note(
+    tx: &mut SqliteConnection,
+    entry: Entry,
+    context: &Context,
+) -> Result<(), sqlx::Error> {
+    let claimed: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM users WHERE user_id = ?)")
+        .bind(entry.user.uuid())
+        .fetch_one(&mut *tx)
+        .await?;
+    if claimed { enter(tx, entry, context).await } else { Ok(()) }
+}
+
 /// The entries before `before`, or the newest, newest first.
 pub(super) async fn entries(
     conn: &mut SqliteConnection,

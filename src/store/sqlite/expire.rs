@@ -8,11 +8,8 @@ use uuid::Uuid;
 use super::{accept::erase, rows};
 use crate::{
     domain::{DeviceNo, METADATA_LIFE, MessageId, Position, Timestamp},
-    store::{AUDIT_LIFE, Expired},
+    store::{AUDIT_LIFE, Expired, REVOCATION_LIFE},
 };
-
-/// Nodes poll revocations twice a second; one that slept longer than this reads none of its old tokens as good.
-const REVOCATION_LIFE: Duration = Duration::from_hours(24);
 
 /// How far the clocks of two nodes may lie apart: what one refuses for its age another may still take.
 const CLOCKS_DISAGREE: Duration = Duration::from_mins(5);
@@ -70,7 +67,7 @@ fn ended(now: Timestamp) -> [(&'static str, Timestamp); 5] {
         ),
         (
             "DELETE FROM revocations WHERE revocation_id IN (SELECT revocation_id FROM revocations \
-             WHERE revoked_at < ? ORDER BY revoked_at LIMIT ?)",
+             WHERE revoked_at <= ? ORDER BY revoked_at LIMIT ?)",
             now.minus(REVOCATION_LIFE),
         ),
         (

@@ -5,7 +5,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use super::{
     Context,
     audit::{self, Entry},
-    ledger::{self, Key, Ledger, Purpose, Standing},
+    ledger,
     rows::{self, corrupt},
 };
 use crate::{
@@ -13,7 +13,10 @@ use crate::{
         DeviceNo, DeviceNumber, KeyId, KeyKind, KeyStats, LastingKeys, SecurityEvent, SignedPreKey,
         Timestamp, UserId,
     },
-    store::{KeyUpload, Published},
+    store::{
+        KeyUpload, Published,
+        ledger::{Key, Lasting, Purpose, keys_of_upload},
+    },
 };
 
 pub(super) const SIGNED: [&str; 3] = ["signed_prekey_id", "signed_prekey", "signed_prekey_signature"];
@@ -35,24 +38,11 @@ pub(super) async fn stock(tx: &mut SqliteConnection, device: DeviceNo) -> Result
     Ok((rows::count(onetime), rows::count(kem)))
 }
 
-/// The user of an active device and the ids of its current lasting keys.
+/// The user of an active device and its current lasting keys.
 struct Owner {
     user: UserId,
     number: DeviceNumber,
-    signed: Option<i64>,
-    last_resort: Option<i64>,
-}
-
-impl Owner {
-    /// Whether a key that was uploaded before may come again: not when it was replaced.
-    fn may_repeat(&self, key: &Key<'_>) -> bool {
-        let current = match key.purpose {
-            Purpose::OneTime => return true,
-            Purpose::Signed => self.signed,
-            Purpose::LastResort => self.last_resort,
-        };
-        current == Some(i64::from(key.id.get()))
-    }
+    lasting: Lasting,
 }
 
 pub(super) async fn publish_keys(
@@ -62,16 +52,12 @@ pub(super) async fn publish_keys(
     context: Context,
 ) -> Result<Published, sqlx::Error> {
     let Some(owner) = owner(tx, device).await? else { return Ok(Published::Gone) };
-    let keys = ledger::keys_of_upload(&upload);
-    let mut ledger = Ledger::read(tx, owner.user, Some(device), &keys).await?;
-    let mut fresh = Vec::with_capacity(keys.len());
-    for key in &keys {
-        match ledger.admit(key) {
-            Standing::New => fresh.push(key),
-            Standing::Known if owner.may_repeat(key) => {}
-            Standing::Known | Standing::Reused => return Ok(Published::KeyReused(key.kind, key.id)),
-        }
-    }
+    let keys = keys_of_upload(&upload);
+    let ledger = ledger::read(tx, owner.user, Some(device), &keys).await?;
+    let fresh = match ledger.fresh(&keys, owner.lasting) {
+        Ok(fresh) => fresh,
+        Err(reused) => return Ok(Published::KeyReused(reused.kind, reused.id)),
+    };
     let (onetime, kem) = stock(tx, device).await?;
     let mut counts = [onetime, kem];
     for (kind, stored) in [KeyKind::OneTime, KeyKind::Kem].into_iter().zip(&mut counts) {
@@ -108,8 +94,10 @@ async fn owner(tx: &mut SqliteConnection, device: DeviceNo) -> Result<Option<Own
         Ok(Owner {
             user: rows::user_id(&row, "user_id")?,
             number: rows::device_number(&row, "device_number")?,
-            signed: row.try_get("signed_prekey_id")?,
-            last_resort: row.try_get("last_resort_id")?,
+            lasting: Lasting {
+                signed: row.try_get("signed_prekey_id")?,
+                last_resort: row.try_get("last_resort_id")?,
+            },
         })
     })
     .fetch_optional(tx)

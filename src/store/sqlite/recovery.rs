@@ -18,3 +18,16 @@ pub(super) async fn keys(conn: &mut SqliteConnection, user: UserId) -> Result<Ve
     .fetch_all(conn)
     .await
 }
+
+/// Whether a device of the user, whichever and however it ended, had this identity key.
+pub(super) async fn was_used(
+    conn: &mut SqliteConnection,
+    user: UserId,
+    key: &IdentityKey,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM devices WHERE user_id = ? AND identity_key = ?)")
+        .bind(user.uuid())
+        .bind(key.as_bytes().to_vec())
+        .fetch_one(conn)
+        .await
+}

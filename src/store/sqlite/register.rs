@@ -5,7 +5,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use super::{
     Context,
     audit::{self, Entry},
-    ledger::{self, Key, Ledger, Standing},
+    ledger,
     links::{self, Voucher},
     notices, recovery, rows, sessions, used,
 };
@@ -13,7 +13,10 @@ use crate::{
     domain::{
         Caller, Delivery, DeviceNo, DeviceNumber, IdentityKey, LinkedBy, SecurityEvent, Timestamp, UserId,
     },
-    store::{Principal, Registered, Registration, Revival, SingleUse},
+    store::{
+        Principal, Registered, Registration, Revival, SingleUse,
+        ledger::{Key, keys_of_registration},
+    },
 };
 
 pub(super) async fn register_device(
@@ -34,7 +37,7 @@ pub(super) async fn register_device(
     let Some(device_number) = lowest_number(&incarnations) else {
         return refused(Registered::TooManyDevices);
     };
-    let keys = ledger::keys_of_registration(&registration);
+    let keys = keys_of_registration(&registration);
     if let Some(refusal) = reused(tx, user, &keys).await? {
         return refused(refusal);
     }
@@ -78,7 +81,11 @@ async fn right_to_register(
 ) -> Result<Result<Right, Registered>, sqlx::Error> {
     let bare = |user_since| Right { user_since, voucher: None, uses_up: None };
     let Some(user_since) = claimed_at(tx, registration.user_id).await? else {
-        return Ok(if registration.may_claim { Ok(bare(now)) } else { Err(Registered::AdmissionRequired) });
+        if !registration.may_claim {
+            return Ok(Err(Registered::AdmissionRequired));
+        }
+        let Some(Revival::Admitted(token)) = registration.revival else { return Ok(Ok(bare(now))) };
+        return Ok(unused(tx, token).await?.map(|uses_up| Right { uses_up: Some(uses_up), ..bare(now) }));
     };
     if !incarnations.iter().any(|row| row.active) {
         let revived = revived(tx, registration).await?;
@@ -102,15 +109,23 @@ async fn revived(
 ) -> Result<Result<Option<SingleUse>, Registered>, sqlx::Error> {
     match &registration.revival {
         Some(Revival::Recovered(key)) => {
-            let known = recovery::keys(tx, registration.user_id).await?.contains(key);
-            Ok(if known { Ok(None) } else { Err(Registered::LinkRequired) })
+            let (user, new) = (registration.user_id, &registration.identity_key);
+            let keys = recovery::keys(tx, user).await?;
+            let is_clean = keys.contains(new) || !recovery::was_used(tx, user, new).await?;
+            Ok(if keys.contains(key) && is_clean { Ok(None) } else { Err(Registered::LinkRequired) })
         }
-        Some(Revival::Admitted(token)) => {
-            let used = used::is_used(tx, token).await?;
-            Ok(if used { Err(Registered::AdmissionUsed) } else { Ok(Some(*token)) })
-        }
+        Some(Revival::Admitted(token)) => Ok(unused(tx, *token).await?.map(Some)),
         None => Ok(Err(Registered::LinkRequired)),
     }
+}
+
+/// An admission token that is still good.
+async fn unused(
+    tx: &mut SqliteConnection,
+    token: SingleUse,
+) -> Result<Result<SingleUse, Registered>, sqlx::Error> {
+    let used = used::is_used(tx, &token).await?;
+    Ok(if used { Err(Registered::AdmissionUsed) } else { Ok(token) })
 }
 
 /// The first key that this user uploaded before.
@@ -119,9 +134,8 @@ async fn reused(
     user: UserId,
     keys: &[Key<'_>],
 ) -> Result<Option<Registered>, sqlx::Error> {
-    let mut ledger = Ledger::read(tx, user, None, keys).await?;
-    let reused = keys.iter().find(|key| ledger.admit(key) != Standing::New);
-    Ok(reused.map(|key| Registered::KeyReused(key.kind, key.id)))
+    let ledger = ledger::read(tx, user, None, keys).await?;
+    Ok(ledger.first_reused(keys).map(|key| Registered::KeyReused(key.kind, key.id)))
 }
 
 struct Incarnation {

@@ -65,7 +65,7 @@ async fn principal(tx: &mut SqliteConnection, device: DeviceNo) -> Result<Option
 async fn evict(tx: &mut SqliteConnection, device: DeviceNo, now: Timestamp) -> Result<(), sqlx::Error> {
     let evicted = sqlx::query(
         "DELETE FROM sessions WHERE session_id IN (SELECT session_id FROM sessions \
-         WHERE device_no = ? AND expires_at > ? ORDER BY rotated_at DESC, rowid DESC LIMIT -1 OFFSET ?) \
+         WHERE device_no = ? AND expires_at > ? ORDER BY rotated_at DESC, created_at DESC, rowid DESC LIMIT -1 OFFSET ?) \
          RETURNING session_id",
     )
     .bind(device.0)

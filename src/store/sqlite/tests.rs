@@ -87,10 +87,17 @@ async fn rows(store: &SqliteStore, count: &'static str) -> i64 {
     sqlx::query_scalar(count).fetch_one(&store.folder.readers).await.unwrap()
 }
 
+/// A user without devices, of whom nothing is noted yet.
+async fn claim(store: &SqliteStore, user: UserId) {
+    let claim = "INSERT INTO users (user_id, claimed_at) VALUES (?, 0)";
+    sqlx::query(claim).bind(user.uuid()).execute(&store.folder.writer).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_entry_of_the_trail_is_never_changed() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
+    claim(&store, user(1)).await;
     store.note_event(user(1), SecurityEvent::AdmissionRefused, NOW).await.unwrap();
     let refused = store.folder.writer.execute("UPDATE audit SET event = 8").await.unwrap_err();
     assert!(refused.to_string().contains("the audit trail is append-only"), "{refused}");
@@ -103,6 +110,7 @@ async fn an_entry_of_the_trail_is_never_changed() {
 async fn the_trail_does_not_name_its_user() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
+    claim(&store, user(1)).await;
     store.note_event(user(1), SecurityEvent::LimitTripped, NOW).await.unwrap();
     let subject: Vec<u8> =
         sqlx::query_scalar("SELECT subject FROM audit").fetch_one(&store.folder.readers).await.unwrap();

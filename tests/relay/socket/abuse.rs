@@ -60,7 +60,8 @@ async fn announced_and_endless_frames_are_not_kept_in_memory() {
     announcing.put(&announced(0x82, 1 << 30)).await.unwrap();
     endless.put(&masked(0x02, &chunk)).await.unwrap();
     for _ in 0..400 {
-        announcing.put(&chunk).await.unwrap();
+        // The relay has closed this one, and may refuse to take more.
+        announcing.put(&chunk).await.ok();
         endless.put(&masked(0x00, &chunk)).await.unwrap();
     }
     let grown = resident(process.id()).saturating_sub(before);

@@ -25,6 +25,7 @@ on_both_engines!(roomy =>
     a_session_that_gives_way_enters_nothing_of_its_own,
     a_reuse_is_entered_once_with_its_device,
     events_that_no_act_enters_are_noted,
+    nothing_is_noted_of_a_user_that_nobody_claimed,
     refused_acts_enter_nothing,
     the_trail_is_read_newest_first_page_by_page,
     the_trail_is_the_users_own,
@@ -172,13 +173,27 @@ async fn a_reuse_is_entered_once_with_its_device(engine: Engine) {
 }
 
 async fn events_that_no_act_enters_are_noted(engine: Engine) {
-    let unclaimed = mothers::user();
+    let phone = engine.newcomer().await;
     let events = [SecurityEvent::AdmissionRefused, SecurityEvent::LimitTripped];
     for event in events {
-        engine.store.note_event(unclaimed, event, NOON).await.unwrap();
+        engine.store.note_event(phone.user_id, event, NOON.plus(DAY)).await.unwrap();
     }
-    assert_eq!(trail(&engine, unclaimed).await, events.map(|event| (event, None, None)));
-    assert_eq!(engine.audit(unclaimed).await[0].at, NOON);
+    assert_eq!(since(&engine, phone.user_id, 1).await, events.map(|event| (event, None, None)));
+    assert_eq!(engine.audit(phone.user_id).await[0].at, NOON.plus(DAY));
+    engine.deactivate(&phone, &phone).await;
+    engine.store.note_event(phone.user_id, SecurityEvent::AdmissionRefused, NOON).await.unwrap();
+    assert_eq!(trail(&engine, phone.user_id).await.len(), 5, "also without a device left");
+}
+
+async fn nothing_is_noted_of_a_user_that_nobody_claimed(engine: Engine) {
+    let user = mothers::user();
+    for event in [SecurityEvent::AdmissionRefused, SecurityEvent::LimitTripped] {
+        engine.store.note_event(user, event, NOON).await.unwrap();
+    }
+    assert!(engine.audit(user).await.is_empty());
+    let phone = engine.register(mothers::registration(user, "phone")).await;
+    let added = (SecurityEvent::DeviceAdded, Some(phone.device_number), None);
+    assert_eq!(trail(&engine, user).await, [added], "nothing came up with the claim");
 }
 
 async fn refused_acts_enter_nothing(engine: Engine) {
@@ -212,8 +227,8 @@ async fn refused_acts_enter_nothing(engine: Engine) {
 }
 
 async fn the_trail_is_read_newest_first_page_by_page(engine: Engine) {
-    let user = mothers::user();
-    for second in 0..10 {
+    let user = engine.newcomer().await.user_id;
+    for second in 1..10 {
         let at = NOON.plus(Duration::from_secs(second));
         engine.store.note_event(user, SecurityEvent::LimitTripped, at).await.unwrap();
     }
@@ -254,14 +269,13 @@ async fn events_noted_at_once_have_places_of_their_own(engine: Engine) {
 
 async fn an_event_is_kept_for_90_days(engine: Engine) {
     assert_eq!(AUDIT_LIFE, 90 * DAY);
-    let user = mothers::user();
-    engine.store.note_event(user, SecurityEvent::AdmissionRefused, NOON).await.unwrap();
+    let user = engine.newcomer().await.user_id;
     engine.clock.set(NOON.plus(DAY));
     engine.store.note_event(user, SecurityEvent::LimitTripped, engine.now()).await.unwrap();
     engine.clock.set(NOON.plus(AUDIT_LIFE).minus(Duration::from_millis(1)));
     engine.expire_all().await;
     assert_eq!(engine.audit(user).await.len(), 2);
     engine.clock.set(NOON.plus(AUDIT_LIFE).plus(Duration::from_millis(1)));
-    assert_eq!(engine.store.expire(engine.now(), 10).await.unwrap().forgotten, 1);
+    engine.expire_all().await;
     assert_eq!(trail(&engine, user).await, [(SecurityEvent::LimitTripped, None, None)]);
 }

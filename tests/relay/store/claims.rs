@@ -114,6 +114,16 @@ async fn a_refused_registration_leaves_the_link_token_usable(engine: Engine) {
 }
 
 async fn a_refused_registration_leaves_the_admission_usable(engine: Engine) {
+    let admission = mothers::single_use(engine.now());
+    let mut claim = mothers::revived(mothers::user(), "phone", Revival::Admitted(admission));
+    claim.may_claim = true;
+    let first = claim.onetime_prekeys[0].clone();
+    let fresh = std::mem::replace(&mut claim.onetime_prekeys[1], first);
+    let twice = engine.try_register(claim.clone()).await;
+    assert!(matches!(twice, Registered::KeyReused(..)), "{twice:?}");
+    claim.onetime_prekeys[1] = fresh;
+    engine.register(claim).await;
+
     let first = mothers::registration(mothers::user(), "phone");
     let phone = engine.register(first.clone()).await;
     let admission = mothers::single_use(engine.now());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use restante::{
     domain::{METADATA_LIFE, Position, Status, Timestamp},
-    store::{Accepted, Expired, Registered},
+    store::{Accepted, Expired, REVOCATION_LIFE, Registered},
 };
 
 use crate::support::{
@@ -119,13 +119,15 @@ async fn link_tokens_and_revocations_are_forgotten(engine: Engine) {
 
     engine.store.deactivate(&phone, &tablet.device_id, engine.now()).await.unwrap();
     let ever = Timestamp::from_millis(0);
-    engine.advance(23 * 60 * MINUTE);
+    let revoked_at = engine.now();
+    assert!(REVOCATION_LIFE > DAY, "an access token may live for a day");
+    engine.clock.set(revoked_at.plus(REVOCATION_LIFE).minus(Duration::from_millis(1)));
     engine.expire_all().await;
     assert_eq!(
         engine.store.revocations(ever).await.unwrap(),
         [restante::store::Revocation::Device(tablet.device_no)]
     );
-    engine.advance(2 * 60 * MINUTE);
+    engine.clock.set(revoked_at.plus(REVOCATION_LIFE));
     engine.expire_all().await;
     assert!(engine.store.revocations(ever).await.unwrap().is_empty());
     engine.advance(7 * DAY);

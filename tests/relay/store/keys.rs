@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use restante::{
-    domain::{DeviceNo, KeyId, KeyKind},
+    domain::{DeviceNo, KeyId, KeyKind, OneTimePreKey},
     store::{KeyUpload, OneTimeKeys, Published},
 };
 
@@ -24,6 +24,7 @@ on_both_engines!(roomy =>
     a_repeated_upload_is_known_even_when_its_keys_are_used,
     an_id_that_belongs_to_another_key_is_refused_with_the_whole_upload,
     a_key_under_another_id_is_refused,
+    of_several_keys_that_must_not_come_the_first_is_named,
     more_keys_than_a_device_may_have_are_refused,
     a_signed_prekey_is_replaced_and_never_comes_back,
     a_last_resort_prekey_is_replaced_and_never_comes_back,
@@ -195,6 +196,35 @@ async fn a_key_under_another_id_is_refused(engine: Engine) {
     let upload = KeyUpload { onetime_prekeys: twins, ..KeyUpload::default() };
     let refused = publish(&engine, phone.device_no, upload).await;
     assert_eq!(refused, Published::KeyReused(KeyKind::OneTime, id(61)), "twice in one upload");
+}
+
+/// The signed pre-key, then the one-time, the KEM and the last-resort ones, whatever is wrong with each.
+async fn of_several_keys_that_must_not_come_the_first_is_named(engine: Engine) {
+    let phone = engine.newcomer().await;
+    let twin = mothers::onetime(21);
+    let mut upload = KeyUpload {
+        signed_prekey: Some(mothers::signed(1)),
+        onetime_prekeys: vec![
+            twin.clone(),
+            OneTimePreKey { id: id(20), public_key: twin.public_key },
+            mothers::onetime(4),
+        ],
+        kem_prekeys: vec![mothers::kem(3), mothers::kem(2)],
+        last_resort_kem_prekey: Some(mothers::kem(100)),
+    };
+    let refused = async |upload: &KeyUpload| match publish(&engine, phone.device_no, upload.clone()).await {
+        Published::KeyReused(kind, key) => (kind, key),
+        other => panic!("not refused: {other:?}"),
+    };
+    assert_eq!(refused(&upload).await, (KeyKind::Signed, id(1)));
+    upload.signed_prekey = None;
+    assert_eq!(refused(&upload).await, (KeyKind::OneTime, id(20)), "it stands twice");
+    upload.onetime_prekeys.remove(1);
+    assert_eq!(refused(&upload).await, (KeyKind::OneTime, id(4)));
+    upload.onetime_prekeys.clear();
+    assert_eq!(refused(&upload).await, (KeyKind::Kem, id(3)));
+    upload.kem_prekeys.clear();
+    assert_eq!(refused(&upload).await, (KeyKind::Kem, id(100)));
 }
 
 async fn more_keys_than_a_device_may_have_are_refused(engine: Engine) {

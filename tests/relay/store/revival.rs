@@ -19,6 +19,9 @@ on_both_engines!(roomy =>
     a_link_token_is_enough_and_leaves_the_admission_unused,
     a_key_that_never_was_the_users_brings_nobody_back,
     the_key_of_an_expelled_device_brings_nobody_back,
+    an_expelled_key_does_not_come_back_by_an_old_signature,
+    an_admission_that_came_with_a_claim_brings_nobody_back,
+    an_admission_that_was_used_claims_nothing,
     a_revived_user_inherits_nothing,
     a_link_offered_before_the_end_is_worth_nothing_after_a_revival,
     of_racing_revivals_with_one_admission_one_wins,
@@ -125,6 +128,48 @@ async fn the_key_of_an_expelled_device_brings_nobody_back(engine: Engine) {
     let kept = Revival::Recovered(first.identity_key);
     let back = revive(&engine, phone.user_id, "tablet", kept).await;
     assert!(matches!(back, Registered::Registered(_)), "{back:?}");
+}
+
+/// A signature of the first device's key for the second's is as good as ever; the second device was expelled since.
+async fn an_expelled_key_does_not_come_back_by_an_old_signature(engine: Engine) {
+    let (phone, kept) = bereft(&engine).await;
+    let second = mothers::revived(phone.user_id, "stolen", Revival::Recovered(kept));
+    let stolen = second.identity_key;
+    let thief = engine.register(second).await;
+    engine.advance(2 * mothers::DAY);
+    let laptop = engine.link(&thief, "laptop").await;
+    engine.advance(2 * mothers::DAY);
+    engine.deactivate(&laptop, &thief).await;
+    engine.deactivate(&laptop, &laptop).await;
+    let back = |identity_key| {
+        let revived = mothers::revived(phone.user_id, "stolen", Revival::Recovered(kept));
+        engine.try_register(Registration { identity_key, ..revived })
+    };
+    assert_eq!(back(stolen).await, Registered::LinkRequired);
+    let again = back(kept).await;
+    assert!(matches!(again, Registered::Registered(_)), "a clean key of before: {again:?}");
+}
+
+async fn an_admission_that_came_with_a_claim_brings_nobody_back(engine: Engine) {
+    let admitted = Revival::Admitted(mothers::single_use(engine.now()));
+    let first = mothers::revived(mothers::user(), "phone", admitted.clone());
+    let phone = engine.register(Registration { may_claim: true, ..first }).await;
+    engine.deactivate(&phone, &phone).await;
+    let back = revive(&engine, phone.user_id, "phone", admitted.clone()).await;
+    assert_eq!(back, Registered::AdmissionUsed);
+    let (other, _) = bereft(&engine).await;
+    assert_eq!(revive(&engine, other.user_id, "phone", admitted).await, Registered::AdmissionUsed);
+}
+
+async fn an_admission_that_was_used_claims_nothing(engine: Engine) {
+    let admission = mothers::single_use(engine.now());
+    assert!(engine.store.use_once(admission).await.unwrap());
+    let claim = mothers::revived(mothers::user(), "phone", Revival::Admitted(admission));
+    let claim = Registration { may_claim: true, ..claim };
+    assert_eq!(engine.try_register(claim.clone()).await, Registered::AdmissionUsed);
+    let unclaimed = Registration { may_claim: false, ..claim.clone() };
+    assert_eq!(engine.try_register(unclaimed).await, Registered::AdmissionRequired, "it claimed nothing");
+    engine.register(Registration { revival: None, ..claim }).await;
 }
 
 async fn a_revived_user_inherits_nothing(engine: Engine) {

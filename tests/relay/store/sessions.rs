@@ -18,7 +18,9 @@ on_both_engines!(roomy =>
     a_challenge_opens_one_session,
     of_racing_logins_with_one_challenge_one_wins,
     a_device_that_is_gone_gets_no_session,
+    a_used_challenge_is_told_of_before_a_device_that_is_gone,
     a_session_too_many_takes_the_place_of_the_one_refreshed_longest_ago,
+    of_sessions_of_one_moment_the_one_opened_first_gives_way,
     the_sessions_of_one_device_take_no_place_of_anothers,
     a_device_ends_its_own_session_once,
     nobody_ends_the_session_of_another_device,
@@ -113,6 +115,17 @@ async fn a_device_that_is_gone_gets_no_session(engine: Engine) {
     assert_eq!(ids(&engine, &again).await.len(), 2, "the sessions of two registrations");
 }
 
+async fn a_used_challenge_is_told_of_before_a_device_that_is_gone(engine: Engine) {
+    let phone = engine.newcomer().await;
+    let login = mothers::login(&phone, engine.now());
+    assert!(engine.store.use_once(login.challenge).await.unwrap());
+    engine.deactivate(&phone, &phone).await;
+    assert_eq!(open(&engine, login).await, LoggedIn::ChallengeUsed);
+    let late = mothers::login(&phone, engine.now());
+    assert_eq!(open(&engine, late.clone()).await, LoggedIn::Gone);
+    assert!(engine.store.use_once(late.challenge).await.unwrap(), "that used nothing up");
+}
+
 async fn a_session_too_many_takes_the_place_of_the_one_refreshed_longest_ago(engine: Engine) {
     let registration = mothers::registration(mothers::user(), "phone");
     let first = registration.session.clone();
@@ -137,6 +150,19 @@ async fn a_session_too_many_takes_the_place_of_the_one_refreshed_longest_ago(eng
     for session in others[1..].iter().chain([&newest]) {
         assert!(is_alive(&engine, session).await);
     }
+}
+
+async fn of_sessions_of_one_moment_the_one_opened_first_gives_way(engine: Engine) {
+    let phone = engine.newcomer().await;
+    engine.advance(MINUTE);
+    let mut opened_at_once = Vec::new();
+    for _ in 0..2 * SESSIONS_PER_DEVICE {
+        opened_at_once.push(opened(&engine, &phone).await.session_id);
+    }
+    let left = &opened_at_once[SESSIONS_PER_DEVICE as usize..];
+    assert_eq!(ids(&engine, &phone).await, left);
+    let listed = engine.sessions(phone.user_id).await;
+    assert!(listed.iter().all(|session| session.created_at == engine.now()));
 }
 
 async fn the_sessions_of_one_device_take_no_place_of_anothers(engine: Engine) {

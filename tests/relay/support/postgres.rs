@@ -28,7 +28,7 @@ pub(crate) async fn make(limits: Limits) -> Option<(Engine, Database)> {
     let parts = Parts::new();
     let store = PostgresStore::connect(
         &url,
-        4,
+        5,
         limits,
         parts.committed.clone(),
         parts.clock.clone(),
