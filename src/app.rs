@@ -20,9 +20,11 @@ use tokio::{task::JoinHandle, time::timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa_actix_web::AppExt;
 
+mod backup;
 mod parts;
 mod secrets;
 
+pub use backup::{AfterRestore, backup, newest_schema, restored};
 use parts::{Ground, Parts};
 use secrets::Secrets;
 
@@ -62,6 +64,9 @@ pub enum StartError {
     /// The address cannot be listened on, or the data folder cannot be used.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
+    /// What is asked for is done for the embedded store alone.
+    #[error("DATABASE_URL chooses Postgres, which is copied by its own programs: use scripts/backup")]
+    NotEmbedded,
     /// A secret is not one: which, and why.
     #[error("{0}: {1}")]
     Secret(String, String),

@@ -1,6 +1,12 @@
-//! The command line: serve (the default), migrate, openapi, healthcheck.
+//! The command line: serve (the default), migrate, openapi, healthcheck, and what backups need.
 
-use std::{io, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 use tokio::{
@@ -13,7 +19,7 @@ use tokio::{
 use crate::{
     api, app,
     config::{Config, LogFormat},
-    domain::SystemClock,
+    domain::{Clock, SystemClock},
     telemetry,
 };
 
@@ -25,7 +31,7 @@ pub struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay (the default)
     Serve,
@@ -35,6 +41,15 @@ enum Command {
     Openapi,
     /// Ask the relay of these settings whether it is ready; exit 0 if it is
     Healthcheck,
+    /// Print the number of the newest schema that this relay knows
+    Schema,
+    /// Copy the embedded database to a new file, also while the relay runs, and print its schema (see scripts/backup)
+    Backup {
+        /// The file to make
+        file: PathBuf,
+    },
+    /// Make a store that was restored from a backup fit to be served; always, and before it is (see scripts/restore)
+    Restored,
 }
 
 /// How long a health check waits.
@@ -44,9 +59,16 @@ impl Arguments {
     /// Does what the command line asks for. What goes wrong is told on standard error.
     pub async fn run(self) -> ExitCode {
         let command = self.command.unwrap_or(Command::Serve);
-        if matches!(command, Command::Openapi) {
-            print!("{}", api::document_text());
-            return ExitCode::SUCCESS;
+        match command {
+            Command::Openapi => {
+                print!("{}", api::document_text());
+                return ExitCode::SUCCESS;
+            }
+            Command::Schema => {
+                println!("{}", app::newest_schema());
+                return ExitCode::SUCCESS;
+            }
+            _ => {}
         }
         let config = match Config::load() {
             Ok(config) => config,
@@ -59,7 +81,9 @@ impl Arguments {
             Command::Serve => serve(config).await,
             Command::Migrate => app::migrate(&config).await.map_err(|error| error.to_string()),
             Command::Healthcheck => healthcheck(&config).await.map_err(|error| error.to_string()),
-            Command::Openapi => Ok(()),
+            Command::Backup { file } => backup(&config, &file).await,
+            Command::Restored => restored(&config).await,
+            Command::Openapi | Command::Schema => Ok(()),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -83,6 +107,29 @@ async fn serve(config: Config) -> Result<(), String> {
     let relay = app::start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
     announce(&relay, format);
     relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string())
+}
+
+async fn backup(config: &Config, file: &Path) -> Result<(), String> {
+    let schema = app::backup(config, file).await.map_err(|error| error.to_string())?;
+    println!("{schema}");
+    Ok(())
+}
+
+async fn restored(config: &Config) -> Result<(), String> {
+    let done = app::restored(config, &(Arc::new(SystemClock) as Arc<dyn Clock>))
+        .await
+        .map_err(|error| error.to_string())?;
+    let app::AfterRestore { store, expired, hot_state } = done;
+    println!("one-time keys erased: {}", store.keys);
+    println!("sessions ended: {}", store.sessions);
+    println!("mailboxes moved on: {}", store.mailboxes);
+    println!("messages expired meanwhile: {expired}");
+    match hot_state {
+        None => {}
+        Some(Ok(keys)) => println!("keys erased in Redis: {keys}"),
+        Some(Err(error)) => eprintln!("{error}; its queues of before are ignored, and end by themselves"),
+    }
+    Ok(())
 }
 
 fn announce(relay: &app::Relay, format: LogFormat) {

@@ -17,6 +17,7 @@ mod ledger;
 mod logins;
 mod mail;
 pub mod postgres;
+mod restored;
 pub mod sqlite;
 
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use logins::{
     Rotation, SESSIONS_PER_DEVICE, Session, SingleUse,
 };
 pub use mail::{Accepted, Deleted, Expired, HistoryQuery, Left, Mark, Marked};
+pub use restored::Restored;
 
 pub use crate::domain::Mismatch;
 use crate::domain::{
@@ -260,6 +262,19 @@ pub trait Store: std::marker::Send + Sync {
     /// Does up to `limit` pieces of expiry: erases expired bodies, forgets metadata 30 days after acceptance and what
     /// else has ended. Safe to run on every node at once.
     async fn expire(&self, now: Timestamp, limit: u32) -> Result<Expired, StoreError>;
+
+    /// Makes a store that was restored from a backup fit to be served, at `now`: what happened after the backup is lost
+    /// to the store, and must not be undone behind the backs of those who saw it. To be done before any relay serves it;
+    /// doing it again costs devices a login and an upload of keys, and harms nothing.
+    ///
+    /// - No one-time key is handed out that may have been before: all that are stored are erased, and stay known, so that
+    ///   they are refused when they come again; every last-resort key counts as used.
+    /// - No position, device number or number of an entry of the audit trail is given that may have been given before:
+    ///   each goes on beyond any that a store could have reached by `now`, also when one backup is restored twice.
+    /// - Sessions and link tokens are gone. Access tokens are not the store's: they need another signing key.
+    ///
+    /// What expired meanwhile is erased by [`Store::expire`] as ever.
+    async fn after_restore(&self, now: Timestamp) -> Result<Restored, StoreError>;
 
     /// Asks the engine whether it is there and its schema is the one this relay knows.
     async fn check(&self) -> Result<(), StoreError>;

@@ -21,6 +21,7 @@ mod keys;
 mod messages;
 mod open_mode;
 mod races;
+mod restore;
 mod service;
 mod socket;
 mod store;

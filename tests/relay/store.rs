@@ -21,5 +21,6 @@ mod once;
 mod order;
 mod recovery_keys;
 mod refresh;
+mod restore;
 mod revival;
 mod sessions;

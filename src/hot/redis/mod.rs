@@ -8,6 +8,7 @@ mod budget;
 mod cluster;
 mod codec;
 mod fault;
+mod flush;
 mod link;
 mod listener;
 mod names;
@@ -15,6 +16,8 @@ mod place;
 mod slots;
 mod subscriber;
 mod way;
+
+pub use flush::flush;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

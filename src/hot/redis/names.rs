@@ -35,6 +35,11 @@ impl Names {
         format!("{}{}", self.budgets, hex(&budget.0))
     }
 
+    /// What the names of all keys begin with, of queues and of budgets.
+    pub(super) fn families(&self) -> [&str; 2] {
+        [&self.queues, &self.budgets]
+    }
+
     /// The device that a channel is for, if it is one of ours.
     pub(super) fn device(&self, channel: &[u8]) -> Option<DeviceNo> {
         let number = channel.strip_prefix(self.channels.as_bytes())?;

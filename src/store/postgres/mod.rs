@@ -20,6 +20,7 @@ mod message_row;
 mod notices;
 mod publish;
 mod register;
+mod restore;
 mod revocations;
 mod rows;
 mod sessions;
@@ -54,8 +55,8 @@ use self::{
 };
 use super::{
     Accepted, Committed, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, Limits, LinkOffer,
-    LoggedIn, Login, Mark, Marked, OneTimeKeys, Published, Registered, Registration, Revocation, Rotated,
-    Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
+    LoggedIn, Login, Mark, Marked, OneTimeKeys, Published, Registered, Registration, Restored, Revocation,
+    Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
     lane::{Bounds, Lane},
 };
 use crate::domain::{
@@ -334,6 +335,11 @@ impl Store for PostgresStore {
         expired.forgotten = expired.forgotten.saturating_add(rest);
         expired.more |= rest >= limit;
         Ok(expired)
+    }
+
+    async fn after_restore(&self, now: Timestamp) -> Result<Restored, StoreError> {
+        // Not attempted like the other acts: it takes as long as the store is large.
+        restore::after(&self.pool, now).await.map_err(fault::unavailable)
     }
 
     async fn check(&self) -> Result<(), StoreError> {

@@ -9,7 +9,8 @@ use super::{
     audit::{self, Entry},
     bundles, delete, devices, expire,
     folder::MIGRATOR,
-    history, keys, links, mailbox, recovery, register, revocations, rows, sessions, unavailable, used,
+    history, keys, links, mailbox, recovery, register, restore, revocations, rows, sessions, unavailable,
+    used,
 };
 use crate::{
     domain::{
@@ -18,8 +19,8 @@ use crate::{
     },
     store::{
         Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, LinkOffer, LoggedIn, Login,
-        Mark, Marked, OneTimeKeys, Published, Registered, Registration, Revocation, Rotated, Rotation,
-        Session, SingleUse, Store, StoreError, TakenBundle,
+        Mark, Marked, OneTimeKeys, Published, Registered, Registration, Restored, Revocation, Rotated,
+        Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
     },
 };
 
@@ -242,6 +243,10 @@ impl Store for SqliteStore {
             self.checkpoint().await?;
         }
         Ok(expired)
+    }
+
+    async fn after_restore(&self, now: Timestamp) -> Result<Restored, StoreError> {
+        self.write(move |tx| restore::after(tx, now).boxed()).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use sqlx::{
-    SqlitePool,
+    AssertSqlSafe, SqliteConnection, SqlitePool,
     migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -17,10 +17,14 @@ use crate::store::StoreError;
 
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("./migrations/sqlite");
 
-const DATABASE: &str = "restante.db";
+pub(super) const DATABASE: &str = "restante.db";
 const LOCK: &str = "restante.lock";
 const READERS: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a checkpoint waits for readers, while no act can write: a backup reads for long, and the next round of expiry
+/// tries again.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Why the data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +107,20 @@ fn writing(path: &PathBuf) -> SqliteConnectOptions {
         .pragma("journal_size_limit", "67108864")
 }
 
-fn reading(path: &PathBuf) -> SqliteConnectOptions {
+/// Moves what was committed into the database file and cuts the log, unless somebody reads it for long.
+pub(super) async fn checkpoint(writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    busy_timeout(writer, CHECKPOINT_PATIENCE).await?;
+    let done = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *writer).await;
+    busy_timeout(writer, PATIENCE).await?;
+    done.map(drop)
+}
+
+async fn busy_timeout(writer: &mut SqliteConnection, patience: Duration) -> Result<(), sqlx::Error> {
+    let set = format!("PRAGMA busy_timeout = {}", patience.as_millis());
+    sqlx::query(AssertSqlSafe(set)).execute(writer).await.map(drop)
+}
+
+pub(super) fn reading(path: &PathBuf) -> SqliteConnectOptions {
     SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE)
 }
 
@@ -118,9 +135,17 @@ pub(super) fn make_private(folder: &Path) -> io::Result<()> {
 
 /// Opens a file that only its owner may read, and makes it if it is missing.
 fn private_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    open_private(path, OpenOptions::new().create(true).truncate(false))
+}
+
+/// Makes a file that only its owner may read; it must not be there.
+pub(super) fn new_private_file(path: &Path) -> io::Result<File> {
+    open_private(path, OpenOptions::new().create_new(true))
+}
+
+fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    options.read(true).write(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
     options.open(path)
 }

@@ -7,6 +7,7 @@
 mod accept;
 mod acts;
 mod audit;
+mod backup;
 mod bundles;
 mod delete;
 mod devices;
@@ -20,6 +21,7 @@ mod mailbox;
 mod notices;
 mod recovery;
 mod register;
+mod restore;
 mod revocations;
 mod rows;
 mod sessions;
@@ -107,6 +109,21 @@ impl SqliteStore {
         Ok(())
     }
 
+    /// Copies the database in `folder` to a new file, for its owner alone, as of one moment and without what was erased;
+    /// tells the copy's schema. A relay may serve the folder meanwhile.
+    ///
+    /// # Errors
+    /// When there is no database, the file exists, or the copy cannot be made.
+    pub async fn backup(folder: &Path, file: &Path) -> Result<i64, StoreError> {
+        backup::copy(folder, file).await
+    }
+
+    /// The newest schema that this relay knows; both engines number theirs alike.
+    #[must_use]
+    pub fn newest_schema() -> i64 {
+        folder::MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default()
+    }
+
     /// Makes the folder, for its owner alone, if it is missing: for whoever keeps something in it before the store is
     /// opened. Takes no lock.
     ///
@@ -163,8 +180,7 @@ impl SqliteStore {
     /// Moves what was committed into the database file and cuts the log, so that no erased body lingers there.
     async fn checkpoint(&self) -> Result<(), StoreError> {
         let mut writer = self.folder.writer.acquire().await.map_err(unavailable)?;
-        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *writer).await.map_err(unavailable)?;
-        Ok(())
+        folder::checkpoint(&mut writer).await.map_err(unavailable)
     }
 }
 
