@@ -1,123 +1,19 @@
-//! What breaks: connections that swallow or end, a Redis server of a test's own, memory that grows.
+//! What breaks: a Redis server of a test's own, memory that grows.
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
+    net::TcpStream,
 };
 
 use super::process::free_port;
-
-/// What a proxy does with what it is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Line {
-    /// Passes it on.
-    Open,
-    /// Takes it and passes nothing on, in either direction.
-    Swallows,
-    /// Ends every connection.
-    Cut,
-}
-
-/// A TCP proxy in front of a service.
-pub(crate) struct Proxy {
-    pub(crate) address: SocketAddr,
-    line: Arc<watch::Sender<Line>>,
-    since: Arc<AtomicUsize>,
-    serving: JoinHandle<()>,
-}
-
-impl Proxy {
-    /// A proxy to `host:port`.
-    pub(crate) async fn to(service: &str) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let line = Arc::new(watch::Sender::new(Line::Open));
-        let since = Arc::<AtomicUsize>::default();
-        let (service, state, renewed) = (service.to_owned(), Arc::clone(&line), Arc::clone(&since));
-        let serving = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let born = renewed.load(Ordering::SeqCst);
-                let carrier = Carrier { line: state.subscribe(), renewed: Arc::clone(&renewed), born };
-                tokio::spawn(carrier.carry(client, service.clone()));
-            }
-        });
-        Self { address, line, since, serving }
-    }
-
-    pub(crate) fn turn(&self, line: Line) {
-        self.line.send_replace(line);
-    }
-
-    /// Passes new connections on; those from before stay as they are.
-    pub(crate) fn renew(&self) {
-        self.since.fetch_add(1, Ordering::SeqCst);
-        self.line.send_replace(Line::Open);
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-/// One connection through a proxy.
-struct Carrier {
-    line: watch::Receiver<Line>,
-    renewed: Arc<AtomicUsize>,
-    born: usize,
-}
-
-impl Carrier {
-    async fn carry(self, client: TcpStream, service: String) {
-        let mut cut = self.line.clone();
-        let both = async {
-            let server = TcpStream::connect(&service).await?;
-            let (mut from_client, mut to_client) = client.into_split();
-            let (mut from_server, mut to_server) = server.into_split();
-            tokio::select! {
-                done = self.pump(&mut from_client, &mut to_server) => done,
-                done = self.pump(&mut from_server, &mut to_client) => done,
-            }
-        };
-        tokio::select! {
-            // Either way the connections end here.
-            _ = both => {}
-            _ = cut.wait_for(|line| *line == Line::Cut) => {}
-        }
-    }
-
-    async fn pump(
-        &self,
-        from: &mut (impl AsyncReadExt + Unpin),
-        to: &mut (impl AsyncWriteExt + Unpin),
-    ) -> std::io::Result<()> {
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let read = from.read(&mut buffer).await?;
-            if read == 0 {
-                return Ok(());
-            }
-            let current = self.renewed.load(Ordering::SeqCst) == self.born;
-            if current && *self.line.borrow() == Line::Open {
-                to.write_all(&buffer[..read]).await?;
-            }
-        }
-    }
-}
+pub(crate) use super::proxy::{Line, Proxy};
 
 /// A Redis server that a test may kill.
 pub(crate) struct PrivateRedis {
