@@ -1,15 +1,21 @@
 // Two users with two devices each talk through a relay that is stopped, killed and repeated at.
 import assert from "node:assert/strict";
+import { clearInterval, setInterval } from "node:timers";
+import { setTimeout } from "node:timers/promises";
 import { resolve } from "node:path";
 import { within } from "./deadline.mjs";
 import { Device, User } from "./device.mjs";
 import { Ledger } from "./ledger.mjs";
+import { emptyRedis } from "./redis.mjs";
 import { Relay } from "./relay.mjs";
 
 const SCENARIO_MS = 8 * 60_000;
 const PER_DIRECTION = 200;
 const ROUND = 25; // messages of one device in one act
 const LOSE_EVERY = 10;
+const KILLS = 4;
+const KILL_EVERY_MS = 5_000;
+const EMPTY_EVERY_MS = 1_000;
 
 function readSettings(env) {
   const engines = env.ENGINES ?? "embedded";
@@ -104,6 +110,30 @@ async function talkOverRestart(signal, holder, { alice, bob, relay, ledger }) {
   assert(sum(everybody, "retries") > retriesBefore, `no send met the ${signal}`);
 }
 
+/** Everybody talks on and on while the relay is killed every five seconds, and Redis, where there is one, emptied every second. */
+async function talkThroughChaos({ relay, ledger, redisUrl, fault }, alice, bob) {
+  const everybody = [...alice.devices, ...bob.devices];
+  let emptied = 0;
+  const empty = () => emptyRedis(redisUrl).then(() => (emptied += 1), fault);
+  const emptying = redisUrl && setInterval(empty, EMPTY_EVERY_MS);
+  let killed = 0;
+  const killing = (async () => {
+    while (killed < KILLS) {
+      await setTimeout(KILL_EVERY_MS);
+      await relay.restart("SIGKILL");
+      killed += 1;
+    }
+  })();
+  const talking = (async () => {
+    while (killed < KILLS) await talkLive(alice, bob, ledger);
+  })();
+  await Promise.all([killing, talking]);
+  clearInterval(emptying);
+  await talkLive(alice, bob, ledger);
+  await Promise.all(everybody.map((device) => device.nothingUnacked()));
+  return { killed, emptied };
+}
+
 /** Nothing is left anywhere, neither by REST nor for a socket. */
 async function checkNothingLeft(devices) {
   for (const device of devices) {
@@ -136,6 +166,8 @@ async function play(world) {
   await talkOverRestart("SIGTERM", bob.devices[0], { ...world, alice, bob });
   step("talk over SIGKILL");
   await talkOverRestart("SIGKILL", alice.devices[1], { ...world, alice, bob });
+  step("talk through kills and an emptied Redis");
+  const chaos = await talkThroughChaos(world, alice, bob);
   step("send to the other user, who is away now");
   await Promise.all(alice.devices.map((device) => device.goOffline()));
   await sendToAbsent(bob, alice, "delete", ledger);
@@ -147,16 +179,17 @@ async function play(world) {
   assert(ledger.byType.whisper > 0 && ledger.byType.prekey > 0, "both kinds of message");
   step("stop");
   await relay.stop("SIGTERM");
-  return { keys, alice, bob, everybody };
+  return { keys, alice, bob, everybody, chaos };
 }
 
-function summarise({ keys, alice, bob, everybody }, ledger) {
+function summarise({ keys, alice, bob, everybody, chaos }, ledger) {
   const { rest, socket } = ledger.byWay;
   const { prekey, whisper } = ledger.byType;
   return [
     `sent ${ledger.accepted} (alice ${ledger.sentBy(alice)}, bob ${ledger.sentBy(bob)}; ${rest} by REST, ${socket} by socket)`,
     `arrived ${ledger.arrived} of ${ledger.expected} (${prekey} prekey, ${whisper} whisper), each once, in order, unchanged`,
     `resent after lost answers ${sum(everybody, "retries")}, repeats at receivers ${sum(everybody, "repeats")}, notices ${sum(everybody, "notices")}`,
+    `relay killed ${chaos.killed} times every ${KILL_EVERY_MS / 1000} s, Redis emptied ${chaos.emptied} times`,
     `one-time keys handed out ${keys}, none twice; queues empty`,
   ].join("\n");
 }
@@ -174,7 +207,7 @@ async function main() {
   const step = (what) => console.log(`signal client (${settings.engines}): ${what}`);
   for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => fault(new Error(`ended by ${signal}`)));
   try {
-    const outcome = await within(Promise.race([play({ relay, ledger, fault, step }), faults]), "the whole scenario", SCENARIO_MS);
+    const outcome = await within(Promise.race([play({ relay, ledger, fault, step, redisUrl: settings.redisUrl }), faults]), "the whole scenario", SCENARIO_MS);
     console.log(summarise(outcome, ledger));
     return 0;
   } catch (error) {
