@@ -2,7 +2,7 @@
 //!
 //! The same types serve MessagePack, where bytes are bytes; ids and times are text in both.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -286,6 +286,12 @@ impl From<&Message> for MessageView {
             expires_at: Time(message.expires_at),
         }
     }
+}
+
+/// A wait in whole seconds, a begun one counted as one: who waits so long has waited enough.
+#[must_use]
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// A device in the list of a `devices_changed` notice.

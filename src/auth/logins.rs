@@ -19,6 +19,7 @@ use crate::{
     http::Problem,
     keys::signal,
     store::{LoggedIn, Login, NewSession, Principal, Rotated, Rotation, Session, Store},
+    wire::whole_seconds,
 };
 
 /// Stand in for the key of the other kind, and for both where there is no such device, so that every answer takes the same
@@ -165,7 +166,7 @@ impl Logins {
             access_token,
             expires_in,
             refresh_token: refresh.text(),
-            refresh_expires_in: super::seconds_left(refresh_ends, self.clock.now()),
+            refresh_expires_in: whole_seconds(refresh_ends.since(self.clock.now())),
         })
     }
 

@@ -40,7 +40,7 @@ use crate::{
     domain::{Caller, Clock, DeviceId, DeviceNo, SessionId, Timestamp, UserId},
     http::Problem,
     store::{Principal, Revocation, SingleUse, Store, StoreError},
-    wire::parse_uuid,
+    wire::{parse_uuid, whole_seconds},
 };
 
 /// How old the knowledge of revocations may be before nobody is let in any more.
@@ -143,7 +143,7 @@ impl Authority {
     ) -> Result<(String, u64), Problem> {
         let token = self.tokens.issue(principal, session, at);
         let token = token.ok_or_else(|| Problem::new(500, "internal", "no token could be signed"))?;
-        Ok((token, seconds_left(at.plus(self.tokens.life()), self.clock.now())))
+        Ok((token, whole_seconds(at.plus(self.tokens.life()).since(self.clock.now()))))
     }
 
     /// What a token says.
@@ -311,12 +311,6 @@ impl FromRequest for Identity {
 /// 400 naming `user_id`.
 pub fn parse_user(text: &str) -> Result<UserId, Problem> {
     parse_uuid(text).map(UserId::new).ok_or_else(|| Problem::bad_field("user_id", "not a UUID"))
-}
-
-/// The seconds until a moment, a begun one counted whole.
-fn seconds_left(until: Timestamp, now: Timestamp) -> u64 {
-    let left = until.since(now);
-    left.as_secs() + u64::from(left.subsec_nanos() > 0)
 }
 
 /// The bearer token in these headers (RFC 6750).

@@ -1,7 +1,7 @@
 //! The keys that sign access tokens and tickets: the first signs, all of them verify, so that keys are replaced
 //! without logging anyone out.
 
-use std::fmt;
+use std::{fmt, iter};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::SigningKey;
@@ -27,9 +27,10 @@ pub enum InvalidSigningKeys {
     TooMany,
 }
 
-/// The Ed25519 keys of a relay, the signing one first.
+/// The Ed25519 keys of a relay: one that signs, and others that only verify.
 pub struct SigningKeys {
-    seeds: Vec<SigningKey>,
+    signing: SigningKey,
+    others: Vec<SigningKey>,
 }
 
 impl SigningKeys {
@@ -54,41 +55,26 @@ impl SigningKeys {
             }
             seeds.push(seed);
         }
-        if seeds.is_empty() { Err(InvalidSigningKeys::None) } else { Ok(Self { seeds }) }
+        let mut seeds = seeds.into_iter();
+        let signing = seeds.next().ok_or(InvalidSigningKeys::None)?;
+        Ok(Self { signing, others: seeds.collect() })
     }
 
-    /// One key that nobody had before.
-    ///
-    /// # Errors
-    /// When the operating system gives no randomness.
-    pub fn fresh() -> Result<Self, getrandom::Error> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed)?;
-        Ok(Self { seeds: vec![SigningKey::from_bytes(&seed)] })
-    }
-
-    /// The seeds, one a line, as [`SigningKeys::parse`] reads them: for the file that keeps them, and nothing else.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        self.seeds.iter().map(|seed| STANDARD.encode(seed.as_bytes()) + "\n").collect()
-    }
-
-    /// What signs, by its name; None for no keys, which cannot be.
-    pub(super) fn signing(&self) -> Option<(String, EncodingKey)> {
-        let seed = self.seeds.first()?;
-        Some((key_id(seed), EncodingKey::from_ed_der(seed.as_bytes())))
+    /// What signs, by its name.
+    pub(super) fn signing(&self) -> (String, EncodingKey) {
+        (key_id(&self.signing), EncodingKey::from_ed_der(self.signing.as_bytes()))
     }
 
     /// What verifies, by its name.
     pub(super) fn verifying(&self) -> Vec<(String, DecodingKey)> {
         let public = |seed: &SigningKey| DecodingKey::from_ed_der(seed.verifying_key().as_bytes());
-        self.seeds.iter().map(|seed| (key_id(seed), public(seed))).collect()
+        iter::once(&self.signing).chain(&self.others).map(|seed| (key_id(seed), public(seed))).collect()
     }
 }
 
 impl fmt::Debug for SigningKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SigningKeys({} keys)", self.seeds.len())
+        write!(f, "SigningKeys({})", 1 + self.others.len())
     }
 }
 
@@ -108,9 +94,10 @@ mod tests {
     fn keys_are_separated_by_commas_spaces_and_lines_with_comments() {
         let text = format!("# first\n{}, {}\r\n\n{} # the oldest, #1\n,", seed(1), seed(2), seed(3));
         let keys = SigningKeys::parse(&text).unwrap();
-        assert_eq!(keys.to_text(), format!("{}\n{}\n{}\n", seed(1), seed(2), seed(3)));
-        assert_eq!(keys.signing().unwrap().0, keys.verifying()[0].0);
-        assert_eq!(keys.verifying().len(), 3);
+        let names: Vec<_> = keys.verifying().into_iter().map(|(name, _)| name).collect();
+        let expected = [1, 2, 3].map(|number| key_id(&SigningKey::from_bytes(&[number; 32])));
+        assert_eq!(names, expected);
+        assert_eq!(keys.signing().0, expected[0]);
     }
 
     #[test]
@@ -134,10 +121,8 @@ mod tests {
     }
 
     #[test]
-    fn fresh_keys_differ_and_come_back_from_their_text_and_never_from_debug_output() {
-        let (one, other) = (SigningKeys::fresh().unwrap(), SigningKeys::fresh().unwrap());
-        assert_ne!(one.to_text(), other.to_text());
-        assert_eq!(SigningKeys::parse(&one.to_text()).unwrap().to_text(), one.to_text());
-        assert_eq!(format!("{one:?}"), "SigningKeys(1 keys)");
+    fn debug_output_shows_no_key() {
+        let keys = SigningKeys::parse(&format!("{} {}", seed(1), seed(2))).unwrap();
+        assert_eq!(format!("{keys:?}"), "SigningKeys(2)");
     }
 }

@@ -82,7 +82,7 @@ struct TicketPayload {
 pub struct Tokens {
     relay_name: String,
     ticket_audience: String,
-    signing: Option<(String, EncodingKey)>,
+    signing: (String, EncodingKey),
     verifying: Vec<(String, DecodingKey)>,
     life: Duration,
     remembered: Remembered,
@@ -173,7 +173,7 @@ impl Tokens {
     }
 
     fn sign(&self, kind: &str, payload: &impl Serialize) -> Option<String> {
-        let (name, key) = self.signing.as_ref()?;
+        let (name, key) = &self.signing;
         let header =
             Header { typ: Some(kind.to_owned()), kid: Some(name.clone()), ..Header::new(Algorithm::EdDSA) };
         match jsonwebtoken::encode(&header, payload, key) {

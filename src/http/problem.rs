@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::store::StoreError;
+use crate::{store::StoreError, wire::whole_seconds};
 
 /// A refusal or failure on its way to the client: a status, a stable code, words, and typed members.
 #[derive(Debug, Clone)]
@@ -53,8 +53,7 @@ impl Problem {
     /// 429 `rate-limited`; `Retry-After` tells the wait, a begun second counted whole.
     #[must_use]
     pub fn rate_limited(wait: Duration, detail: &str) -> Self {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        Self::too_many("rate-limited", detail, seconds.max(1))
+        Self::too_many("rate-limited", detail, whole_seconds(wait).max(1))
     }
 
     /// This problem with one more member.

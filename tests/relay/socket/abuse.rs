@@ -71,6 +71,14 @@ async fn announced_and_endless_frames_are_not_kept_in_memory() {
     backend.finish().await;
 }
 
+/// Puts these bytes on a fresh socket, which must be closed as a protocol error.
+async fn ends_the_socket(device: &Device, what: &str, bytes: &[u8]) {
+    let mut wire = Wire::open(device).await;
+    wire.expect("queue_drained").await;
+    wire.put(bytes).await.unwrap();
+    assert_eq!(wire.ended().await, Some(4400), "{what}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_that_are_none_end_the_socket() {
     let backend = Backend::embedded();
@@ -88,10 +96,7 @@ async fn frames_that_are_none_end_the_socket() {
         ("whole frame between parts", [masked(0x01, b"{"), masked(0x81, PING)].concat()),
     ];
     for (what, bytes) in cases {
-        let mut wire = Wire::open(&bob).await;
-        wire.expect("queue_drained").await;
-        wire.put(&bytes).await.unwrap();
-        assert_eq!(wire.ended().await, Some(4400), "{what}");
+        ends_the_socket(&bob, what, &bytes).await;
     }
     backend.finish().await;
 }
@@ -109,10 +114,7 @@ async fn a_part_that_is_oversized_by_itself_ends_the_socket() {
         ("last part", [masked(0x01, b"{"), oversized(0x80)].concat()),
     ];
     for (what, bytes) in cases {
-        let mut wire = Wire::open(&bob).await;
-        wire.expect("queue_drained").await;
-        wire.put(&bytes).await.unwrap();
-        assert_eq!(wire.ended().await, Some(4400), "{what}");
+        ends_the_socket(&bob, what, &bytes).await;
     }
     backend.finish().await;
 }
@@ -122,10 +124,7 @@ async fn an_oversized_control_frame_ends_the_socket() {
     let backend = Backend::embedded();
     let relay = backend.relay(&[]).await;
     let bob = Device::registered(&relay, Kind::Ed25519).await;
-    let mut wire = Wire::open(&bob).await;
-    wire.expect("queue_drained").await;
-    wire.put(&masked(0x89, &[0; 126])).await.unwrap();
-    assert_eq!(wire.ended().await, Some(4400));
+    ends_the_socket(&bob, "oversized ping", &masked(0x89, &[0; 126])).await;
     backend.finish().await;
 }
 
