@@ -294,6 +294,31 @@ pub fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
+/// A Welcome for one device (RFC 9420 §12.4.3.1).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WelcomeView {
+    message_id: Id,
+    group_id: Id,
+    /// The epoch that it lets the device into.
+    epoch: i64,
+    /// An `MLSMessage`.
+    welcome: B64,
+}
+
+impl WelcomeView {
+    /// The view of a Welcome.
+    #[must_use]
+    pub fn new(
+        message_id: domain::MessageId,
+        group_id: domain::GroupId,
+        epoch: domain::Epoch,
+        welcome: &Bytes,
+    ) -> Self {
+        let (message_id, group_id) = (Id(message_id.uuid()), Id(group_id.uuid()));
+        Self { message_id, group_id, epoch: epoch.0, welcome: B64(welcome.clone()) }
+    }
+}
+
 /// A device in the list of a `devices_changed` notice.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ListedDeviceView {

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::Delivery;
+use super::{Delivery, LogEntry};
 
 /// Bytes that may be on their way at the same time.
 #[derive(Debug, Clone)]
@@ -27,8 +27,10 @@ impl Drop for Share {
 /// What one act committed, with its share of the budget.
 #[derive(Debug)]
 pub struct Batch {
-    /// The items, in the order of their positions.
+    /// The mailbox items, in the order of their positions.
     pub deliveries: Vec<Delivery>,
+    /// The entries of group logs, in the order of their positions.
+    pub entries: Vec<Arc<LogEntry>>,
     _share: Share,
 }
 
@@ -39,13 +41,14 @@ impl Budget {
         Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
-    /// Puts items on their way. None when the budget is spent.
+    /// Puts items and entries on their way. None when the budget is spent.
     #[must_use]
-    pub fn batch(&self, deliveries: Vec<Delivery>) -> Option<Batch> {
-        let bytes = deliveries.iter().map(|delivery| delivery.item.weight()).sum();
+    pub fn batch(&self, deliveries: Vec<Delivery>, entries: Vec<Arc<LogEntry>>) -> Option<Batch> {
+        let items: usize = deliveries.iter().map(|delivery| delivery.item.weight()).sum();
+        let bytes = items + entries.iter().map(|entry| entry.weight()).sum::<usize>();
         let taken = self.0.try_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(bytes));
         taken.ok()?;
-        Some(Batch { deliveries, _share: Share { budget: self.clone(), bytes } })
+        Some(Batch { deliveries, entries, _share: Share { budget: self.clone(), bytes } })
     }
 }
 
@@ -62,9 +65,9 @@ mod tests {
         let deliveries =
             || vec![Delivery { device_no: DeviceNo(1), position: Position(1), item: Arc::clone(&item) }];
         let budget = Budget::new(item.weight());
-        let batch = budget.batch(deliveries());
-        assert!(batch.is_some() && budget.batch(deliveries()).is_none());
+        let batch = budget.batch(deliveries(), Vec::new());
+        assert!(batch.is_some() && budget.batch(deliveries(), Vec::new()).is_none());
         drop(batch);
-        assert!(budget.batch(deliveries()).is_some());
+        assert!(budget.batch(deliveries(), Vec::new()).is_some());
     }
 }

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    ConversationId, DeviceId, DeviceNo, DeviceNumber, MessageId, Position, RegistrationId, Sequence,
-    Timestamp, UserId,
+    ConversationId, DeviceId, DeviceNo, DeviceNumber, Epoch, GroupId, MessageId, Position, RegistrationId,
+    Sequence, Timestamp, UserId,
 };
 
 /// What the sender says the body is; all but `Opaque` are checked structurally.
@@ -229,6 +229,30 @@ pub enum Item {
         /// When this notice is forgotten.
         expires_at: Timestamp,
     },
+    /// The device was added to an MLS group: a Welcome for it alone (RFC 9420 §12.4.3.1). Comes before any entry of the
+    /// group's log.
+    Welcome {
+        /// The id of this item, for its ack.
+        message_id: MessageId,
+        /// The group.
+        group_id: GroupId,
+        /// The epoch that it lets the device into.
+        epoch: Epoch,
+        /// The Welcome as an `MLSMessage`.
+        welcome: Bytes,
+        /// When it is forgotten.
+        expires_at: Timestamp,
+    },
+    /// A window of this group's log was opened to the device without a Welcome: a roster group, a group it made, or one it
+    /// joined by an external commit. Comes before any entry of the log.
+    Joined {
+        /// The id of this item, for its ack.
+        message_id: MessageId,
+        /// The group.
+        group_id: GroupId,
+        /// When it is forgotten.
+        expires_at: Timestamp,
+    },
 }
 
 /// A device as a list of devices names it.
@@ -243,12 +267,24 @@ pub struct ListedDevice {
 }
 
 impl Item {
+    /// The group whose log the device may read once it has this item, if it is such an item.
+    #[must_use]
+    pub const fn opens_window_of(&self) -> Option<GroupId> {
+        match self {
+            Self::Welcome { group_id, .. } | Self::Joined { group_id, .. } => Some(*group_id),
+            Self::Message(_) | Self::Deleted { .. } | Self::DevicesChanged { .. } => None,
+        }
+    }
+
     /// The id by which the item is acked.
     #[must_use]
     pub const fn message_id(&self) -> MessageId {
         match self {
             Self::Message(message) => message.message_id,
-            Self::Deleted { message_id, .. } | Self::DevicesChanged { message_id, .. } => *message_id,
+            Self::Deleted { message_id, .. }
+            | Self::DevicesChanged { message_id, .. }
+            | Self::Welcome { message_id, .. }
+            | Self::Joined { message_id, .. } => *message_id,
         }
     }
 
@@ -257,7 +293,10 @@ impl Item {
     pub const fn expires_at(&self) -> Timestamp {
         match self {
             Self::Message(message) => message.expires_at,
-            Self::Deleted { expires_at, .. } | Self::DevicesChanged { expires_at, .. } => *expires_at,
+            Self::Deleted { expires_at, .. }
+            | Self::DevicesChanged { expires_at, .. }
+            | Self::Welcome { expires_at, .. }
+            | Self::Joined { expires_at, .. } => *expires_at,
         }
     }
 
@@ -266,7 +305,10 @@ impl Item {
     pub const fn is_self_destructing(&self) -> bool {
         match self {
             Self::Message(message) => message.self_destructing,
-            Self::Deleted { .. } | Self::DevicesChanged { .. } => false,
+            Self::Deleted { .. }
+            | Self::DevicesChanged { .. }
+            | Self::Welcome { .. }
+            | Self::Joined { .. } => false,
         }
     }
 
@@ -275,7 +317,8 @@ impl Item {
     pub fn weight(&self) -> usize {
         let body = match self {
             Self::Message(Message { envelope: Some(envelope), .. }) => envelope.ciphertext.len(),
-            Self::Message(_) | Self::Deleted { .. } => 0,
+            Self::Message(_) | Self::Deleted { .. } | Self::Joined { .. } => 0,
+            Self::Welcome { welcome, .. } => welcome.len(),
             Self::DevicesChanged { devices, .. } => devices.len() * 80,
         };
         body + 256

@@ -58,6 +58,14 @@ uuid_id!(
     ConversationId
 );
 uuid_id!(
+    /// A group; the MLS `group_id` is its 16 bytes.
+    GroupId
+);
+uuid_id!(
+    /// An invitation to join a group by an external commit.
+    InviteId
+);
+uuid_id!(
     /// A login of one device incarnation; its tokens and refresh tokens hang on it.
     SessionId
 );
@@ -192,7 +200,7 @@ impl KeyId {
     }
 }
 
-/// A place in a mailbox. Positions start at 1, follow the order of commits and have no gap; 0 is the place before
+/// A place in a mailbox or in the log of a group. Positions start at 1, follow the order of commits and have no gap; 0 is the place before
 /// the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position(pub i64);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{DeviceId, DeviceNo, DeviceNumber, KeyId, RegistrationId, Timestamp, UserId};
+use super::{DeviceId, DeviceNo, DeviceNumber, KeyId, MlsSignatureKey, RegistrationId, Timestamp, UserId};
 
 /// A device's identity key. Its kind decides how the device signs (API.md, "Two identity kinds").
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -131,6 +131,8 @@ pub struct Device {
     pub identity_key: IdentityKey,
     /// Who vouched for it, if it was linked.
     pub linked_by: Option<LinkedBy>,
+    /// Its MLS signature keys, at most one of a scheme.
+    pub mls_signature_keys: Vec<MlsSignatureKey>,
     /// The name its owner gave it; for the owner's eyes.
     pub device_name: Option<String>,
     /// When it was registered; for the owner's eyes.
@@ -150,7 +152,9 @@ pub struct KeyStats {
     pub kem_prekeys: u32,
     /// When the current signed pre-key was published.
     pub signed_prekey_at: Timestamp,
-    /// Whether the last-resort KEM pre-key was handed out since it was published.
+    /// One-time key packages that are left and have not ended.
+    pub key_packages: u32,
+    /// Whether the last-resort KEM pre-key, or a last-resort key package, was handed out since it was published.
     pub last_resort_used: bool,
 }
 

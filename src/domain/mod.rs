@@ -7,6 +7,7 @@ mod batch;
 mod clock;
 mod conversation;
 mod envelope;
+mod group;
 mod ids;
 mod keys;
 mod quota;
@@ -20,9 +21,14 @@ pub use envelope::{
     Addressed, Bodies, Caller, Conversation, Delivery, DeviceName, Envelope, EnvelopeType, Item,
     ListedDevice, METADATA_LIFE, Message, MessageType, Receipt, Send, Status,
 };
+pub use group::{
+    CipherSuite, EntryKind, Epoch, ExternalJoin, Group, GroupReceipt, GroupSend, Handshake, KeyPackage,
+    KeyPackageRef, LogEntry, MAX_MEMBERS, Member, MemberDevice, MlsSignatureKey, Role, SignatureScheme,
+    Window,
+};
 pub use ids::{
-    ConversationId, DeviceId, DeviceNo, DeviceNumber, InvalidId, KeyId, MessageId, Position, RegistrationId,
-    Sequence, SessionId, UserId,
+    ConversationId, DeviceId, DeviceNo, DeviceNumber, GroupId, InvalidId, InviteId, KeyId, MessageId,
+    Position, RegistrationId, Sequence, SessionId, UserId,
 };
 pub use keys::{
     Bundle, Device, IdentityKey, KeyKind, KeyStats, LastingKeys, LinkedBy, OneTimePreKey, Signature,

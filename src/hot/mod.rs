@@ -13,11 +13,12 @@ mod switchboard;
 use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::domain::{
-    BudgetKey, ConversationId, Delivery, DeviceNo, Drawn, Item, MessageId, Position, Quota, SessionId,
-    Status, Timestamp, UserId,
+    BudgetKey, ConversationId, Delivery, DeviceNo, Drawn, GroupId, Item, LogEntry, MessageId, Position,
+    Quota, SessionId, Status, Timestamp, UserId,
 };
 
 pub use budgets::Budgets;
@@ -94,11 +95,25 @@ pub struct KeysLow {
     pub limit_tripped: bool,
 }
 
+/// Something about a group's log, for every device connected to this process that reads it.
+#[derive(Debug, Clone)]
+pub enum GroupEvent {
+    /// A committed entry.
+    Entry(Arc<LogEntry>),
+    /// The log reaches at least up to here; read the store.
+    Wake(Position),
+}
+
 /// Where an engine brings events for devices connected to this process. Called from the engine's own tasks: must be
 /// quick and must not block.
 pub trait Doorbell: Send + Sync {
     /// Hands an event to the device's session in this process. False when there is none.
     fn ring(&self, device: DeviceNo, event: Event) -> bool;
+
+    /// Hands an event about a group's log to the sessions of this process that read it. False when there is none.
+    fn ring_group(&self, _group: GroupId, _event: GroupEvent) -> bool {
+        false
+    }
 
     /// Subscriptions were lost and are back: every session must read the store before it pushes again.
     fn resubscribed(&self);
@@ -136,6 +151,33 @@ pub trait Hot: Send + Sync {
 
     /// Drops everything kept for a device.
     async fn forget_device(&self, device: DeviceNo) -> Result<(), HotError>;
+
+    /// Begins to listen for a group's log; when this returns, no later entry is missed while the engine is reachable. May be
+    /// called again for a group that is listened for.
+    async fn subscribe_group(&self, _group: GroupId) -> Result<(), HotError> {
+        Ok(())
+    }
+
+    /// Stops listening for a group's log.
+    async fn unsubscribe_group(&self, _group: GroupId) -> Result<(), HotError> {
+        Ok(())
+    }
+
+    /// Tells every other node that listens for their groups of entries: one message for each entry, whatever the size of the
+    /// group, as a wake without the body when the entry weighs more than 64 KiB. Entries of one group keep their order.
+    async fn publish_entries(&self, _entries: &[Arc<LogEntry>]) -> Result<(), HotError> {
+        Ok(())
+    }
+
+    /// Keeps the public state of an MLS group for an hour, under its digest.
+    async fn keep_state(&self, _group: GroupId, _digest: [u8; 32], _state: Bytes) -> Result<(), HotError> {
+        Ok(())
+    }
+
+    /// The state with this digest, if it is still there; never another one.
+    async fn state(&self, _group: GroupId, _digest: [u8; 32]) -> Result<Option<Bytes>, HotError> {
+        Ok(None)
+    }
 
     /// Draws a place in a budget, which all nodes share when the engine spans nodes. Of two that race for the last place
     /// one gets it. A budget that nobody draws from is forgotten after its period.

@@ -6,7 +6,7 @@ use super::{Indexes, Keys, LEAST_PREKEYS, Refusal, blocking, check, check_last_r
 use super::{RawPreKey, RawSignedPreKey};
 use crate::{
     domain::{DeviceId, IdentityKey, RegistrationId, SecurityEvent, Signature, Timestamp, UserId},
-    store::{NewSession, Principal, Registered, Registration, Revival, SingleUse},
+    store::{NewSession, PackageUpload, Principal, Registered, Registration, Revival, SingleUse},
 };
 
 /// A registration as it came.
@@ -80,6 +80,10 @@ impl Keys {
             Registered::LinkRequired => Err(Refusal::LinkRequired),
             Registered::TooManyDevices => Err(Refusal::TooManyDevices(self.limits.max_devices)),
             Registered::KeyReused(kind, id) => Err(positions.reused(kind, id)),
+            Registered::MlsKeyReused(_) => Err(Refusal::Reused("mls_signature_keys", None)),
+            Registered::PackageKeyUnknown(_) | Registered::PackageReused(_) => {
+                Err(Refusal::Reused("key_packages", None))
+            }
         }
     }
 
@@ -128,6 +132,8 @@ fn checked_registration(
     let (onetime, kem) = (&request.onetime_prekeys, &request.kem_prekeys);
     let last_resort = request.last_resort_kem_prekey.as_ref();
     Ok(Registration {
+        mls_signature_keys: Vec::new(),
+        packages: PackageUpload::default(),
         user_id: request.user_id,
         registration_id: request.registration_id,
         identity_key: identity,

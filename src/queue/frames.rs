@@ -11,7 +11,7 @@ use crate::{
     hot::{KeysLow, ReceiptEvent},
     http::{Problem, read_json},
     messages::{SendFrame, SentAnswer},
-    wire::{Id, ListedDeviceView, MessageStatus, MessageView, Time},
+    wire::{Id, ListedDeviceView, MessageStatus, MessageView, Time, WelcomeView},
 };
 
 /// How frames are written on a socket.
@@ -81,6 +81,11 @@ pub(super) enum ServerFrame {
         /// The active devices after the change, oldest first.
         devices: Vec<ListedDeviceView>,
     },
+    Welcome(WelcomeView),
+    Joined {
+        group_id: Id,
+        message_id: Id,
+    },
     QueueDrained,
     Receipt {
         message_id: Id,
@@ -134,6 +139,12 @@ impl ServerFrame {
                 message_id: Id(message_id.uuid()),
                 devices: devices.iter().map(ListedDeviceView::from).collect(),
             },
+            Item::Welcome { message_id, group_id, epoch, welcome, .. } => {
+                Self::Welcome(WelcomeView::new(*message_id, *group_id, *epoch, welcome))
+            }
+            Item::Joined { message_id, group_id, .. } => {
+                Self::Joined { group_id: Id(group_id.uuid()), message_id: Id(message_id.uuid()) }
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use crate::{
     domain::{Item, MessageId, Position},
     http::{Body, Problem, Query, RequestBody},
     messages::Messages,
-    wire::{Id, ListedDeviceView, MessageView},
+    wire::{Id, ListedDeviceView, MessageView, WelcomeView},
 };
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -51,11 +51,14 @@ enum Notice {
         /// The active devices after the change, oldest first.
         devices: Vec<ListedDeviceView>,
     },
+    /// The log of this group may be read from now on.
+    Joined { message_id: Id, group_id: Id },
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 struct QueueAnswer {
     messages: Vec<MessageView>,
+    welcomes: Vec<WelcomeView>,
     notices: Vec<Notice>,
     count: usize,
     /// Whether more is left after `next_after`.
@@ -114,7 +117,7 @@ async fn read_queue(
     } else {
         left.head.max(after)
     };
-    let (mut messages, mut notices) = (Vec::new(), Vec::new());
+    let (mut messages, mut welcomes, mut notices) = (Vec::new(), Vec::new(), Vec::new());
     for (_, item) in &items {
         match item.as_ref() {
             Item::Message(message) => messages.push(MessageView::from(message)),
@@ -124,9 +127,14 @@ async fn read_queue(
                 message_id: Id(message_id.uuid()),
                 devices: devices.iter().map(ListedDeviceView::from).collect(),
             }),
+            Item::Welcome { message_id, group_id, epoch, welcome, .. } => {
+                welcomes.push(WelcomeView::new(*message_id, *group_id, *epoch, welcome));
+            }
+            Item::Joined { message_id, group_id, .. } => notices
+                .push(Notice::Joined { message_id: Id(message_id.uuid()), group_id: Id(group_id.uuid()) }),
         }
     }
-    Ok(web::Json(QueueAnswer { messages, notices, count: items.len(), more, next_after: last.0 }))
+    Ok(web::Json(QueueAnswer { messages, welcomes, notices, count: items.len(), more, next_after: last.0 }))
 }
 
 /// Erases items by their ids.

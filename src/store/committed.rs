@@ -1,8 +1,10 @@
 //! From an engine to hot delivery.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
-use crate::domain::{Batch, Budget, Delivery};
+use crate::domain::{Batch, Budget, Delivery, LogEntry};
 
 /// Where an engine puts what it has committed, batch by batch in commit order, for hot delivery. Bounded in batches and
 /// in bytes: past that a batch is dropped from hot delivery, and the reconciler delivers it.
@@ -20,12 +22,18 @@ pub fn committed(batches: usize, bytes: usize) -> (Committed, mpsc::Receiver<Bat
 }
 
 impl Committed {
-    /// Hands over what was committed.
+    /// Hands over mailbox items that were committed.
     pub(super) fn hand_over(&self, deliveries: Vec<Delivery>) {
-        if deliveries.is_empty() {
+        self.hand_over_all(deliveries, Vec::new());
+    }
+
+    /// Hands over mailbox items and entries of group logs that one act committed: the items reach a device first.
+    pub(super) fn hand_over_all(&self, deliveries: Vec<Delivery>, entries: Vec<Arc<LogEntry>>) {
+        if deliveries.is_empty() && entries.is_empty() {
             return;
         }
-        let handed = self.budget.batch(deliveries).is_some_and(|batch| self.batches.try_send(batch).is_ok());
+        let handed =
+            self.budget.batch(deliveries, entries).is_some_and(|batch| self.batches.try_send(batch).is_ok());
         if !handed {
             tracing::debug!("hot delivery does not keep up; a committed batch is left to the reconciler");
         }

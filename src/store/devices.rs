@@ -1,9 +1,9 @@
 //! What acts on devices and their keys take and become.
 
-use super::{NewSession, Principal, SingleUse};
+use super::{NewSession, PackagePlace, PackageUpload, Principal, SingleUse};
 use crate::domain::{
-    Bundle, DeviceId, DeviceNo, IdentityKey, KeyId, KeyKind, LinkedBy, OneTimePreKey, RegistrationId,
-    SignedPreKey, Timestamp, UserId,
+    Bundle, DeviceId, DeviceNo, IdentityKey, KeyId, KeyKind, LinkedBy, MlsSignatureKey, OneTimePreKey,
+    RegistrationId, SignatureScheme, SignedPreKey, Timestamp, UserId,
 };
 
 /// A device that asks to be registered. Every key in it has been checked.
@@ -27,6 +27,10 @@ pub struct Registration {
     pub kem_prekeys: Vec<SignedPreKey>,
     /// Its last-resort KEM pre-key.
     pub last_resort_kem_prekey: Option<SignedPreKey>,
+    /// Its MLS signature keys, at most one of a scheme.
+    pub mls_signature_keys: Vec<MlsSignatureKey>,
+    /// Its first key packages.
+    pub packages: PackageUpload,
     /// Whether it may claim a user id that nobody has.
     pub may_claim: bool,
     /// BLAKE3 of the link token, for a device of a user that has some.
@@ -75,6 +79,12 @@ pub enum Registered {
     TooManyDevices,
     /// A key was uploaded by this user before, perhaps by an earlier incarnation.
     KeyReused(KeyKind, KeyId),
+    /// An MLS signature key of this scheme is, or was, another device's; the relay over.
+    MlsKeyReused(SignatureScheme),
+    /// As [`super::PackagesPublished::SignatureKeyUnknown`].
+    PackageKeyUnknown(PackagePlace),
+    /// As [`super::PackagesPublished::Reused`].
+    PackageReused(PackagePlace),
 }
 
 /// An existing device's word for a newcomer.

@@ -5,17 +5,20 @@
 //! means that the store could not be asked, or that it is not known whether the act took place. Every act may be
 //! repeated after an error.
 //!
-//! Acts that touch several rows lock them in one order: users, then mailboxes by `device_no`, then messages, then items;
-//! sessions come last.
+//! Acts that touch several rows lock them in one order: users by id, then conversation ids, then groups by id, then
+//! mailboxes by `device_no`, then messages, then items; sessions come last.
 
 mod committed;
 mod decide;
 mod device_list;
 mod devices;
+mod group_items;
+mod groups;
 mod lane;
 mod ledger;
 mod logins;
 mod mail;
+mod packages;
 pub mod postgres;
 mod restored;
 pub mod sqlite;
@@ -29,11 +32,20 @@ pub use committed::{Committed, committed};
 pub use devices::{
     Deactivated, KeyUpload, LinkOffer, OneTimeKeys, Published, Registered, Registration, Revival, TakenBundle,
 };
+pub use groups::{
+    Advance, Advanced, Allowed, CannotAdd, Commit, EpochState, ExternalJoiner, Founding, GroupAccepted,
+    GroupActs, GroupCreated, GroupReset, HandshakeState, Invite, Joiner, LOG_LIFE, LogPage, MOST_INVITES,
+    MOST_PROPOSALS, MlsFounding, NewGroup, NewProposal, NewProposals, PAST_EPOCHS, PendingProposal, Proposed,
+    Report, RosterChange, RosterChanged, Standing, StoredCommit,
+};
 pub use logins::{
     AUDIT_LIFE, LoggedIn, Login, NewSession, Principal, REFRESH_GRACE, REVOCATION_LIFE, Revocation, Rotated,
     Rotation, SESSIONS_PER_DEVICE, Session, SingleUse,
 };
 pub use mail::{Accepted, Deleted, Expired, HistoryQuery, Left, Mark, Marked};
+pub use packages::{
+    ClaimedPackage, IssuedPackage, MlsKeySet, PackageActs, PackagePlace, PackageUpload, PackagesPublished,
+};
 pub use restored::Restored;
 
 pub use crate::domain::Mismatch;
@@ -70,7 +82,7 @@ pub struct Limits {
 
 /// The durable store. See the module's text for what holds for every act.
 #[async_trait]
-pub trait Store: std::marker::Send + Sync {
+pub trait Store: GroupActs + PackageActs {
     /// Registers a device as a new incarnation: device, keys, mailbox and session, or nothing. The first registration
     /// claims the user id, if it may, and uses a revival's token up as well; a further one needs a link token for exactly
     /// this device id and identity key, which is used up; a user with no active device left comes back by a revival alone,
@@ -79,7 +91,8 @@ pub trait Store: std::marker::Send + Sync {
     /// [`Store::publish_keys`].
     ///
     /// The user's other devices find a `devices_changed` notice, in place of an older one and even in a full mailbox; the
-    /// event `DeviceAdded` (by the linking device, if one did) is entered.
+    /// event `DeviceAdded` (by the linking device, if one did) is entered. In each roster group of the user the device gets a
+    /// window that begins at the head, and a `joined` item.
     async fn register_device(
         &self,
         registration: Registration,
@@ -128,7 +141,8 @@ pub trait Store: std::marker::Send + Sync {
     /// Ends a device of the caller's user in one act: its keys, mailbox, sessions and link tokens are gone, a revocation
     /// is left, and messages it had not acked count as lost on it. Allowed for the device itself, for an older one,
     /// and for one registered more than 24 hours before `now`. The devices that are left find a `devices_changed` notice,
-    /// as after a registration; `DeviceDeactivated` is entered.
+    /// as after a registration; `DeviceDeactivated` is entered. Its windows and key packages are gone; its leaves stay in the
+    /// rosters of MLS groups, dead, until a commit removes them.
     async fn deactivate(
         &self,
         by: &Caller,
@@ -259,8 +273,8 @@ pub trait Store: std::marker::Send + Sync {
         now: Timestamp,
     ) -> Result<Deleted, StoreError>;
 
-    /// Does up to `limit` pieces of expiry: erases expired bodies, forgets metadata 30 days after acceptance and what
-    /// else has ended. Safe to run on every node at once.
+    /// Does up to `limit` pieces of expiry: erases expired bodies, forgets metadata 30 days after acceptance, entries of
+    /// group logs after [`LOG_LIFE`] and what else has ended. Safe to run on every node at once.
     async fn expire(&self, now: Timestamp, limit: u32) -> Result<Expired, StoreError>;
 
     /// Makes a store that was restored from a backup fit to be served, at `now`: what happened after the backup is lost
@@ -269,8 +283,10 @@ pub trait Store: std::marker::Send + Sync {
     ///
     /// - No one-time key is handed out that may have been before: all that are stored are erased, and stay known, so that
     ///   they are refused when they come again; every last-resort key counts as used.
-    /// - No position, device number or number of an entry of the audit trail is given that may have been given before:
+    /// - No position of a mailbox or a group's log, device number or number of an entry of the audit trail is given that may have been given before:
     ///   each goes on beyond any that a store could have reached by `now`, also when one backup is restored twice.
+    /// - No key package is handed out that may have been before: all that are stored are erased, one-time and last-resort.
+    /// - Every MLS group is [`Group::rolled_back`](crate::domain::Group::rolled_back), and its join tokens are gone.
     /// - Sessions and link tokens are gone. Access tokens are not the store's: they need another signing key.
     ///
     /// What expired meanwhile is erased by [`Store::expire`] as ever.

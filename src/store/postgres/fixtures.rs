@@ -103,6 +103,8 @@ pub(super) fn onetime(id: i64) -> OneTimePreKey {
 
 pub(super) fn registration(user_id: UserId, device: &str) -> Registration {
     Registration {
+        mls_signature_keys: Vec::new(),
+        packages: crate::store::PackageUpload::default(),
         user_id,
         device_id: DeviceId::parse(device).unwrap(),
         device_name: Some("a phone".into()),

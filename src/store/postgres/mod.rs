@@ -13,6 +13,7 @@ mod deletion;
 mod devices;
 mod expiry;
 mod fault;
+mod groups;
 mod history;
 mod ledger;
 mod mailbox;

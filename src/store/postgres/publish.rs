@@ -168,6 +168,7 @@ pub(super) async fn stats(pool: &PgPool, device: DeviceNo) -> Result<Option<KeyS
     .await?;
     let Some((unused, total, kem, signed_at, last_resort_used)) = row else { return Ok(None) };
     Ok(Some(KeyStats {
+        key_packages: 0,
         unused_prekeys: count(unused),
         total_prekeys: count(total),
         kem_prekeys: count(kem),

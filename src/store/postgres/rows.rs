@@ -169,6 +169,7 @@ pub(super) struct DeviceRow {
 impl DeviceRow {
     pub(super) fn device(self) -> Result<Device, Error> {
         Ok(Device {
+            mls_signature_keys: Vec::new(),
             device_no: DeviceNo(self.device_no),
             device_id: device_id(&self.device_id)?,
             device_number: device_number(self.device_number)?,

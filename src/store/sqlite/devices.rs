@@ -131,6 +131,7 @@ pub(super) async fn devices(conn: &mut SqliteConnection, user: UserId) -> Result
     .bind(user.uuid())
     .try_map(|row: SqliteRow| {
         Ok(Device {
+            mls_signature_keys: Vec::new(),
             device_no: rows::device_no(&row, "device_no")?,
             device_id: rows::device_id(&row, "device_id")?,
             device_number: rows::device_number(&row, "device_number")?,

@@ -160,6 +160,7 @@ pub(super) async fn key_stats(
     .bind(device.0)
     .try_map(|row: SqliteRow| {
         Ok(KeyStats {
+            key_packages: 0,
             unused_prekeys: rows::count(row.try_get("unused")?),
             total_prekeys: rows::count(row.try_get("total")?),
             kem_prekeys: rows::count(row.try_get("kem")?),

@@ -13,6 +13,7 @@ mod delete;
 mod devices;
 mod expire;
 mod folder;
+mod groups;
 mod history;
 mod keys;
 mod ledger;

@@ -52,6 +52,8 @@ fn user(number: u128) -> UserId {
 
 fn registration(user_id: UserId, device: &str, signed_prekey: u8) -> Registration {
     Registration {
+        mls_signature_keys: Vec::new(),
+        packages: crate::store::PackageUpload::default(),
         user_id,
         device_id: DeviceId::parse(device).unwrap(),
         device_name: None,

@@ -247,5 +247,11 @@ pub(crate) fn spell_item(item: &Item) -> String {
             let ids: Vec<_> = devices.iter().map(|device| device.device_id.as_str()).collect();
             format!("{} {ids:?} {item:?}", message_id.uuid())
         }
+        Item::Welcome { message_id, group_id, welcome, .. } => {
+            format!("{} {} {welcome:?} {item:?}", message_id.uuid(), group_id.uuid())
+        }
+        Item::Joined { message_id, group_id, .. } => {
+            format!("{} {} {item:?}", message_id.uuid(), group_id.uuid())
+        }
     }
 }

@@ -36,7 +36,9 @@ on_both_engines!(roomy =>
 fn message(item: &Item) -> &restante::domain::Message {
     match item {
         Item::Message(message) => message,
-        Item::Deleted { .. } | Item::DevicesChanged { .. } => panic!("a notice, not a message"),
+        Item::Deleted { .. } | Item::DevicesChanged { .. } | Item::Welcome { .. } | Item::Joined { .. } => {
+            panic!("a notice, not a message")
+        }
     }
 }
 

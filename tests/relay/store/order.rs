@@ -43,7 +43,11 @@ async fn positions_have_no_gap_and_follow_each_senders_order(engine: Engine) {
         for (sender, ids) in &sent {
             let got = items.iter().filter_map(|(_, item)| match item {
                 Item::Message(message) if message.sender_id == *sender => Some(message),
-                Item::Message(_) | Item::Deleted { .. } | Item::DevicesChanged { .. } => None,
+                Item::Message(_)
+                | Item::Deleted { .. }
+                | Item::DevicesChanged { .. }
+                | Item::Welcome { .. }
+                | Item::Joined { .. } => None,
             });
             assert_eq!(&got.map(|message| message.message_id).collect::<Vec<_>>(), ids);
         }

@@ -147,7 +147,7 @@ impl Engine {
         let items = self.items(device).await.into_iter();
         let notice = |(position, item): (Position, Item)| match item {
             Item::DevicesChanged { devices, .. } => Some((position.0, devices.to_vec())),
-            Item::Message(_) | Item::Deleted { .. } => None,
+            Item::Message(_) | Item::Deleted { .. } | Item::Welcome { .. } | Item::Joined { .. } => None,
         };
         items.filter_map(notice).collect()
     }

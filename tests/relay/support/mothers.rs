@@ -9,7 +9,7 @@ use restante::{
         EnvelopeType, IdentityKey, KeyId, LinkedBy, MessageId, MessageType, OneTimePreKey, RegistrationId,
         Send, SessionId, SignedPreKey, Timestamp, UserId,
     },
-    store::{LinkOffer, Login, NewSession, Registration, Revival, Rotation, SingleUse},
+    store::{LinkOffer, Login, NewSession, PackageUpload, Registration, Revival, Rotation, SingleUse},
 };
 use uuid::Uuid;
 
@@ -64,6 +64,8 @@ pub(crate) fn registration(user_id: UserId, device: &str) -> Registration {
 /// A device with a signed pre-key and nothing else.
 pub(crate) fn bare_registration(user_id: UserId, device: &str) -> Registration {
     Registration {
+        mls_signature_keys: Vec::new(),
+        packages: PackageUpload::default(),
         user_id,
         device_id: device_id(device),
         device_name: Some(format!("my {device}")),

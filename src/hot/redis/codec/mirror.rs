@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        self, ConversationId, DeviceId, DeviceNo, DeviceNumber, EnvelopeType, MessageId, MessageType,
-        Position, RegistrationId, Sequence, SessionId, Timestamp, UserId,
+        self, ConversationId, DeviceId, DeviceNo, DeviceNumber, EnvelopeType, Epoch, GroupId, MessageId,
+        MessageType, Position, RegistrationId, Sequence, SessionId, Timestamp, UserId,
     },
     hot,
 };
@@ -55,6 +55,8 @@ enum Item {
     Message(Box<Message>),
     Deleted { message_id: Uuid, deletes: Uuid, expires_at: i64 },
     DevicesChanged { message_id: Uuid, devices: Vec<ListedDevice>, expires_at: i64 },
+    Welcome { message_id: Uuid, group_id: Uuid, epoch: i64, welcome: Bytes, expires_at: i64 },
+    Joined { message_id: Uuid, group_id: Uuid, expires_at: i64 },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -203,6 +205,18 @@ impl From<&domain::Item> for Item {
                 devices: devices.iter().map(ListedDevice::from).collect(),
                 expires_at: expires_at.millis(),
             },
+            domain::Item::Welcome { message_id, group_id, epoch, welcome, expires_at } => Self::Welcome {
+                message_id: message_id.uuid(),
+                group_id: group_id.uuid(),
+                epoch: epoch.0,
+                welcome: welcome.clone(),
+                expires_at: expires_at.millis(),
+            },
+            domain::Item::Joined { message_id, group_id, expires_at } => Self::Joined {
+                message_id: message_id.uuid(),
+                group_id: group_id.uuid(),
+                expires_at: expires_at.millis(),
+            },
         }
     }
 }
@@ -219,6 +233,18 @@ impl Item {
             Self::DevicesChanged { message_id, devices, expires_at } => domain::Item::DevicesChanged {
                 message_id: MessageId::new(message_id),
                 devices: devices.into_iter().map(ListedDevice::open).collect::<Option<_>>()?,
+                expires_at: Timestamp::from_millis(expires_at),
+            },
+            Self::Welcome { message_id, group_id, epoch, welcome, expires_at } => domain::Item::Welcome {
+                message_id: MessageId::new(message_id),
+                group_id: GroupId::new(group_id),
+                epoch: Epoch(epoch),
+                welcome,
+                expires_at: Timestamp::from_millis(expires_at),
+            },
+            Self::Joined { message_id, group_id, expires_at } => domain::Item::Joined {
+                message_id: MessageId::new(message_id),
+                group_id: GroupId::new(group_id),
                 expires_at: Timestamp::from_millis(expires_at),
             },
         })

@@ -1,0 +1,581 @@
+//! What acts on groups take, become and promise (RFC 9420, RFC 9750 §5; the rules are in MLS.md).
+//!
+//! A group is a row with a log of entries. A device reads the log within its windows: one is opened when it is added, ends
+//! with the entry that removes it, and moves by acks alone. In a roster group every active device of a member user has one;
+//! in an MLS group every leaf. Whether a device may write is whether it has a window that has not ended.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::StoreError;
+use crate::domain::{
+    Caller, CipherSuite, DeviceNo, Epoch, ExternalJoin, Group, GroupId, GroupReceipt, GroupSend, Handshake,
+    InviteId, KeyPackageRef, LogEntry, Member, MessageId, Position, Role, Timestamp, UserId, Window,
+};
+
+/// Proposals that a group may have pending.
+pub const MOST_PROPOSALS: usize = 256;
+
+/// How long the log of a group, and the trees for joiners, are kept.
+pub const LOG_LIFE: std::time::Duration = std::time::Duration::from_hours(30 * 24);
+
+/// Epochs before the current one from which application messages are taken, while no device was removed since.
+pub const PAST_EPOCHS: i64 = 2;
+
+/// A device that a commit adds.
+#[derive(Debug, Clone)]
+pub struct Joiner {
+    /// The incarnation.
+    pub device_no: DeviceNo,
+    /// The key package by which it enters.
+    pub reference: KeyPackageRef,
+    /// Its leaf; none where the relay cannot know it.
+    pub leaf_index: Option<u32>,
+    /// The Welcome for it alone, an `MLSMessage`.
+    pub welcome: Bytes,
+}
+
+/// A commit as it came, an `MLSMessage`.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// The bytes.
+    pub body: Bytes,
+    /// BLAKE3 of them.
+    pub digest: [u8; 32],
+}
+
+/// The public state of an MLS group in one epoch.
+#[derive(Debug, Clone)]
+pub struct EpochState {
+    /// The state of the relay's `PublicGroup`, behind its format number; none with private handshakes.
+    pub state: Option<Bytes>,
+    /// The `GroupInfo` that opened the epoch, an `MLSMessage`.
+    pub group_info: Bytes,
+    /// The ratchet tree for those who join at this epoch, and the current one for members; none where the relay does not
+    /// know it.
+    pub tree: Option<Bytes>,
+}
+
+/// The MLS side of a group that is made or reset.
+#[derive(Debug, Clone)]
+pub struct MlsFounding {
+    /// Its suite.
+    pub cipher_suite: CipherSuite,
+    /// The commit that fills it, if one came in the same call: epoch 0 becomes epoch 1.
+    pub commit: Option<Commit>,
+    /// Whom that commit adds.
+    pub joiners: Vec<Joiner>,
+    /// The state of the resulting epoch: 0, or 1 with a commit.
+    pub epoch_state: EpochState,
+}
+
+/// What a group is made with.
+#[derive(Debug, Clone)]
+pub enum Founding {
+    /// A roster group with these further members.
+    Roster(Vec<UserId>),
+    /// An MLS group; the founding device has leaf 0.
+    Mls(Box<MlsFounding>),
+}
+
+/// A group to be made.
+#[derive(Debug, Clone)]
+pub struct NewGroup {
+    /// Its id.
+    pub group_id: GroupId,
+    /// BLAKE3 over everything in the request that the client decides.
+    pub digest: [u8; 32],
+    /// The device that makes it; its user becomes the owner.
+    pub by: Caller,
+    /// See [`Group::name`].
+    pub name: Option<String>,
+    /// See [`Group::description`].
+    pub description: Option<String>,
+    /// How handshakes travel; `None` exactly for a roster group.
+    pub handshake: Handshake,
+    /// Who may join by an external commit; `None` for a roster group.
+    pub external_join: ExternalJoin,
+    /// The rest.
+    pub founding: Founding,
+}
+
+/// Why devices or users could not be added. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CannotAdd {
+    /// The key package entered a group before, was dropped, or was never handed out.
+    PackageUsed(KeyPackageRef),
+    /// The device was deactivated.
+    DeviceGone(DeviceNo),
+    /// The user has no active device, or was never there.
+    UserUnknown(UserId),
+    /// The device's mailbox is full, or full of the adding user.
+    MailboxFull,
+    /// The group would have more than [`crate::domain::MAX_MEMBERS`] members or leaves.
+    GroupFull,
+}
+
+/// What became of a group to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupCreated {
+    /// It is there.
+    Created(Group),
+    /// The same device made it with the same digest before; it may have moved on since.
+    Repeated(Group),
+    /// The id belongs to another group or to a conversation.
+    Exists,
+    /// The founder's device was deactivated.
+    Gone,
+    /// Somebody could not be added.
+    CannotAdd(CannotAdd),
+}
+
+/// What became of a reset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupReset {
+    /// The group begins anew, after the entry at this position.
+    Reset(Group, Position),
+    /// The same reset was done before.
+    Repeated(Group, Position),
+    /// The calling device's user has no part in such a group.
+    NotMember,
+    /// The caller is not its owner.
+    NotAllowed,
+    /// It was reset, or its handshakes are stricter, meanwhile.
+    Changed,
+    /// Somebody could not be added.
+    CannotAdd(CannotAdd),
+}
+
+/// A group as one device stands in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The group.
+    pub group: Group,
+    /// Changes whenever proposals, roles, or who of the roster is active or leaving change, and with every epoch.
+    pub version: i64,
+    /// The user's role; none when the user is not in the group.
+    pub role: Option<Role>,
+    /// The device's newest window; none when it never had one.
+    pub window: Option<Window>,
+    /// The device's leaf in the current epoch: `Some(None)` when it has one whose index the relay does not know.
+    pub leaf: Option<Option<u32>>,
+    /// Reports of a broken commit in the current epoch.
+    pub reports: u32,
+}
+
+impl Standing {
+    /// Whether the device is in the group and has not proposed to leave.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        self.window.is_some_and(|window| window.closed_at.is_none())
+    }
+}
+
+/// A commit that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredCommit {
+    /// The device that sent it.
+    pub sender: DeviceNo,
+    /// BLAKE3 of it.
+    pub digest: [u8; 32],
+    /// The epoch it was for.
+    pub epoch: Epoch,
+    /// Its place in the log.
+    pub position: Position,
+}
+
+/// A proposal that waits for a commit.
+#[derive(Debug, Clone)]
+pub struct PendingProposal {
+    /// Who sent it.
+    pub sender: DeviceNo,
+    /// The leaf's device that it is about, for Remove and `SelfRemove`.
+    pub target: Option<DeviceNo>,
+    /// The proposal, an `MLSMessage`.
+    pub body: Bytes,
+}
+
+/// What a commit is judged by, read at one moment.
+#[derive(Debug, Clone)]
+pub struct HandshakeState {
+    /// See [`Standing::version`].
+    pub version: i64,
+    /// See [`Group::generation`].
+    pub generation: i64,
+    /// The current epoch.
+    pub epoch: Epoch,
+    /// BLAKE3 of the state, by which a cached copy is known; none with private handshakes.
+    pub state_digest: Option<[u8; 32]>,
+    /// The `GroupInfo` of the epoch.
+    pub group_info: Bytes,
+    /// Proposals of this epoch, in order of arrival.
+    pub proposals: Vec<PendingProposal>,
+    /// Everybody in the group.
+    pub members: Vec<Member>,
+}
+
+/// A commit that was judged, to be made true.
+#[derive(Debug, Clone)]
+pub struct Advance {
+    /// The group.
+    pub group_id: GroupId,
+    /// The committing device.
+    pub by: Caller,
+    /// The version it was judged by.
+    pub version: i64,
+    /// The generation it was judged by.
+    pub generation: i64,
+    /// The epoch it is for.
+    pub epoch: Epoch,
+    /// The commit.
+    pub commit: Commit,
+    /// The state of the next epoch.
+    pub epoch_state: EpochState,
+    /// Whom it adds.
+    pub joiners: Vec<Joiner>,
+    /// The committer's own new leaf, when it joins by an external commit.
+    pub external: Option<ExternalJoiner>,
+    /// Whose leaves it removes, of the devices in the group; for a resync also the committer's own old one.
+    pub removed: Vec<DeviceNo>,
+}
+
+/// A device that joins by an external commit of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct ExternalJoiner {
+    /// Its leaf; none where the relay cannot know it.
+    pub leaf_index: Option<u32>,
+    /// BLAKE3 of the join token that lets it in, if it needs one: it must still hold when the commit is made true.
+    pub invite: Option<[u8; 32]>,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advanced {
+    /// The group is in this epoch now, after the commit's entry.
+    Advanced(Epoch, Position),
+    /// The same commit of the same device was accepted before: the epoch it opened, and its entry.
+    Repeated(Epoch, Position),
+    /// The group is in another epoch: this one.
+    Stale(Epoch),
+    /// The version is another one: judge again.
+    Changed,
+    /// The caller has no part in the group any more, or the join token ended.
+    NotMember,
+    /// Somebody could not be added.
+    CannotAdd(CannotAdd),
+}
+
+/// Proposals to be kept for the next commit. All, or none.
+#[derive(Debug, Clone)]
+pub struct NewProposals {
+    /// The group.
+    pub group_id: GroupId,
+    /// The proposing device.
+    pub by: Caller,
+    /// The generation they were judged by.
+    pub generation: i64,
+    /// The epoch they are for.
+    pub epoch: Epoch,
+    /// The proposals, in order.
+    pub proposals: Vec<NewProposal>,
+}
+
+/// A proposal that was judged.
+#[derive(Debug, Clone)]
+pub struct NewProposal {
+    /// The proposal, an `MLSMessage`.
+    pub body: Bytes,
+    /// The leaf's device that it is about, for Remove and `SelfRemove`.
+    pub target: Option<DeviceNo>,
+    /// Whether the target leaves by it: a device of the proposer's own user. Its window ends with this entry.
+    pub leaves: bool,
+}
+
+/// What became of proposals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proposed {
+    /// They are in the log, the last of them at this position; now, or since an identical request.
+    Accepted(Epoch, Position),
+    /// The group is in another epoch: this one.
+    Stale(Epoch),
+    /// The proposal at this index is another one about a target that this device has proposed about.
+    Exists(usize),
+    /// The group has as many as it may ([`MOST_PROPOSALS`]).
+    TooMany,
+    /// The device is not in the group, or leaves it.
+    NotMember,
+    /// The store was restored: see [`Group::rolled_back`].
+    RolledBack,
+}
+
+/// What became of a message for a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupAccepted {
+    /// Committed.
+    Stored(GroupReceipt),
+    /// The same send of the same device was committed before.
+    Repeated(GroupReceipt),
+    /// There is no such group, or the device may not write in it.
+    NotMember,
+    /// The id belongs to another send.
+    MessageIdReused,
+    /// The body names an epoch, and the group is a roster group; or the other way round.
+    WrongKind,
+    /// The epoch is not one from which messages are taken: the current one.
+    Stale(Epoch),
+    /// The store was restored: see [`Group::rolled_back`].
+    RolledBack,
+}
+
+/// A change of a roster group's members.
+#[derive(Debug, Clone)]
+pub struct RosterChange {
+    /// The group.
+    pub group_id: GroupId,
+    /// The device that asks for it.
+    pub by: Caller,
+    /// Users to add; those who are in the group already are skipped.
+    pub add: Vec<UserId>,
+    /// Users to remove; the caller's own to leave.
+    pub remove: Vec<UserId>,
+}
+
+/// What became of a change of a roster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RosterChanged {
+    /// Done, now or before: the epoch and the entry of the last change, as they are now.
+    Changed(Epoch, Position),
+    /// The caller has no part in such a group.
+    NotMember,
+    /// The caller may not add or remove them.
+    NotAllowed,
+    /// It is an MLS group, whose roster only commits change.
+    CommitRequired,
+    /// A user to be removed is not in the group.
+    Unknown,
+    /// Somebody could not be added.
+    CannotAdd(CannotAdd),
+}
+
+/// What became of an act that needs a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allowed {
+    /// Done, now or before.
+    Done,
+    /// The caller has no part in such a group.
+    NotMember,
+    /// The caller's role is too small, or it is the owner's role that would be taken away.
+    NotAllowed,
+    /// What it is about is not there.
+    Unknown,
+    /// There are as many as there may be.
+    TooMany,
+}
+
+/// A join token that was given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invite {
+    /// Its id.
+    pub invite_id: InviteId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// Join tokens that a group may have at one time.
+pub const MOST_INVITES: usize = 64;
+
+/// A member's report of a commit that it could not process (RFC 9420 §16.12).
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The group.
+    pub group_id: GroupId,
+    /// The reporting device.
+    pub by: Caller,
+    /// The epoch the commit was for.
+    pub epoch: Epoch,
+    /// BLAKE3 of the commit.
+    pub commit: [u8; 32],
+    /// Why, in at most 256 bytes.
+    pub reason: String,
+}
+
+/// A page of a group's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPage {
+    /// The entries after the place asked for, ascending. A position that is left out between two of them, or between the last
+    /// one and `head` when the page is not full, is gone for good.
+    pub entries: Vec<LogEntry>,
+    /// Whether the page ended by its limits, and not at the head.
+    pub more: bool,
+    /// The last position given in the log, as of the same moment.
+    pub head: Position,
+    /// The first position that is left; `head + 1` when none is.
+    pub oldest: Position,
+}
+
+/// Acts on groups. See [`super::Store`] for what holds for every act.
+#[async_trait]
+pub trait GroupActs: Send + Sync {
+    /// Makes a group, with the commit that fills it if one came: group, roster, windows, entries, state, Welcomes and
+    /// `joined` items in one act. The founder's window begins before the first entry, a joiner's after the commit. Every
+    /// window comes with an item in the device's mailbox, a Welcome or else `joined`. In a roster group the further members
+    /// are `invited`. Group ids and conversation ids never collide.
+    async fn create_group(&self, group: NewGroup, now: Timestamp) -> Result<GroupCreated, StoreError>;
+
+    /// How a device stands in a group; none when there is no such group.
+    async fn standing(&self, group: GroupId, caller: &Caller) -> Result<Option<Standing>, StoreError>;
+
+    /// The commit that was accepted for this epoch of this generation, while its entry is kept.
+    async fn commit_of(
+        &self,
+        group: GroupId,
+        generation: i64,
+        epoch: Epoch,
+    ) -> Result<Option<StoredCommit>, StoreError>;
+
+    /// What commits and proposals are judged by, as of one moment; none when there is no such MLS group.
+    async fn handshake_state(&self, group: GroupId) -> Result<Option<HandshakeState>, StoreError>;
+
+    /// The public state of a group, if it is the one with this digest.
+    async fn group_state(&self, group: GroupId, digest: [u8; 32]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Moves a group into its next epoch, or changes nothing: of two for one epoch exactly one succeeds, over all nodes.
+    /// Epoch, entry, roster, state, used packages, windows, Welcomes and items are one act; pending proposals are gone. The
+    /// windows of removed devices end with the commit's entry, those of added ones begin after it; a device that is removed
+    /// and added in one commit gets a new window. After a removal the oldest epoch of application messages is the new one.
+    /// A user whose last device is removed is out of the group; an owner's role goes to the oldest admin, else to the oldest
+    /// member. A repeat is looked for first. An external commit ends [`Group::rolled_back`]; other commits of such a group
+    /// are `Stale`.
+    async fn advance_group(&self, advance: Advance, now: Timestamp) -> Result<Advanced, StoreError>;
+
+    /// Keeps proposals for the next commit and enters each into the log. Where all devices of the owner's user leave, the
+    /// role is handed over at once.
+    async fn propose(&self, proposals: NewProposals, now: Timestamp) -> Result<Proposed, StoreError>;
+
+    /// Accepts a message for a group: one row, whatever the group's size. Takes its place in this node's order when called,
+    /// like [`super::Store::accept_envelopes`]. Looked at in this order, under the group's lock: a repeat by the same device;
+    /// whether the device may write; the id; the kind of body; whether the group was rolled back; the epoch. An invited
+    /// member who writes is a member.
+    ///
+    /// # Errors
+    /// As [`super::Store::accept_envelopes`].
+    fn accept_group_send(&self, send: GroupSend) -> BoxFuture<'static, Result<GroupAccepted, StoreError>>;
+
+    /// Entries after a place, ascending: at most `limit`, and about `bytes` bytes, but one if there is one. Bodies that have
+    /// expired are left out of their entries.
+    async fn group_log(
+        &self,
+        group: GroupId,
+        after: Position,
+        limit: u32,
+        bytes: usize,
+        now: Timestamp,
+    ) -> Result<LogPage, StoreError>;
+
+    /// The last position given in each of these logs. Any number may be asked for.
+    async fn group_heads(&self, groups: &[GroupId]) -> Result<Vec<(GroupId, Position)>, StoreError>;
+
+    /// The windows of a device that have not ended, or end after their cursor, and the head of each log; of one group if one
+    /// is named. By group, oldest first.
+    async fn windows(
+        &self,
+        device: DeviceNo,
+        group: Option<GroupId>,
+    ) -> Result<Vec<(Window, Position)>, StoreError>;
+
+    /// Every window of a device in a group that still holds an entry, or has not ended; oldest first.
+    async fn windows_in(&self, device: DeviceNo, group: GroupId) -> Result<Vec<Window>, StoreError>;
+
+    /// Moves cursors: each to `max(old, min(position, head, end of the window))`. Groups that the device has no window in are
+    /// left out.
+    async fn ack_entries(&self, device: DeviceNo, acks: &[(GroupId, Position)]) -> Result<(), StoreError>;
+
+    /// The groups that a user is in, by id, after one; with its role.
+    async fn groups_of(
+        &self,
+        user: UserId,
+        after: Option<GroupId>,
+        limit: u32,
+    ) -> Result<Vec<(Group, Role)>, StoreError>;
+
+    /// Everybody in a group, the owner first, then by the moment of joining; none when there is no such group.
+    async fn members(&self, group: GroupId) -> Result<Option<Vec<Member>>, StoreError>;
+
+    /// The ratchet tree as of the beginning of an epoch of a generation, while it is kept: of the current epoch, and of those
+    /// at which somebody joined by a Welcome.
+    async fn ratchet_tree(
+        &self,
+        group: GroupId,
+        generation: i64,
+        epoch: Epoch,
+    ) -> Result<Option<Bytes>, StoreError>;
+
+    /// Renames a group; what is none stays. Needs an admin.
+    async fn describe_group(
+        &self,
+        group: GroupId,
+        by: &Caller,
+        name: Option<String>,
+        description: Option<String>,
+    ) -> Result<Allowed, StoreError>;
+
+    /// Gives a member a role. Needs the owner; giving away the owner's role makes the former owner an admin.
+    async fn set_role(
+        &self,
+        group: GroupId,
+        by: &Caller,
+        user: UserId,
+        role: Role,
+    ) -> Result<Allowed, StoreError>;
+
+    /// Keeps a join token: BLAKE3 of it. Needs an admin.
+    async fn make_invite(
+        &self,
+        group: GroupId,
+        by: &Caller,
+        invite: Invite,
+        token: [u8; 32],
+    ) -> Result<Allowed, StoreError>;
+
+    /// Ends a join token. Needs an admin.
+    async fn revoke_invite(
+        &self,
+        group: GroupId,
+        by: &Caller,
+        invite: InviteId,
+    ) -> Result<Allowed, StoreError>;
+
+    /// The join tokens of a group that have not ended, oldest first.
+    async fn invites(&self, group: GroupId, now: Timestamp) -> Result<Vec<Invite>, StoreError>;
+
+    /// Whether this is BLAKE3 of a join token of the group that has not ended.
+    async fn is_invited(&self, group: GroupId, token: [u8; 32], now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Changes who is in a roster group, all or nothing: roster, epoch, a `membership` entry, windows, and a `joined` item for
+    /// every device of an added user. An admin adds and removes, anyone leaves, nobody removes the owner. An owner who leaves
+    /// hands over like [`GroupActs::advance_group`]. Changes nothing and adds no entry when there is nothing to change.
+    async fn change_roster(&self, change: RosterChange, now: Timestamp) -> Result<RosterChanged, StoreError>;
+
+    /// Keeps a report, one of a device for an epoch: the first stays. Needs a device that is in the group.
+    async fn report_commit(&self, report: Report, now: Timestamp) -> Result<Allowed, StoreError>;
+
+    /// Makes an MLS group anew under its id, as the owner: a `reset` entry ends every window, and then the founding goes as in
+    /// [`GroupActs::create_group`], with the founder's window after that entry. Generation + 1; proposals, invites, reports
+    /// and trees are gone. `handshake` must be the same or stricter. Name, description and `external_join` are those of the
+    /// new founding where given.
+    async fn reset_group(
+        &self,
+        group: NewGroup,
+        generation: i64,
+        now: Timestamp,
+    ) -> Result<GroupReset, StoreError>;
+}
+
+/// The id of an entry that no client named: made by the store when it enters one.
+#[must_use]
+pub(super) fn entry_id(now: Timestamp) -> MessageId {
+    MessageId::fresh(now)
+}
