@@ -24,7 +24,9 @@ fn folder() -> Option<String> {
 /// A client for the device of this identity.
 pub(crate) fn ts_mls(identity: &str, manner: Manner) -> Box<dyn MlsClient> {
     let node = std::env::var("RESTANTE_TEST_NODE").unwrap_or_else(|_| "node".to_owned());
-    let mut process = Command::new(node)
+    let mut words = node.split_whitespace();
+    let mut process = Command::new(words.next().unwrap())
+        .args(words)
         .arg("peer.mjs")
         .current_dir(folder().unwrap())
         .stdin(Stdio::piped())
