@@ -12,6 +12,7 @@ mod committed;
 mod decide;
 mod device_list;
 mod devices;
+mod group_batch;
 mod group_items;
 mod groups;
 mod lane;
