@@ -14,11 +14,13 @@ mod device_list;
 mod devices;
 mod group_batch;
 mod group_items;
+mod group_rules;
 mod groups;
 mod lane;
 mod ledger;
 mod logins;
 mod mail;
+mod package_ledger;
 mod packages;
 pub mod postgres;
 mod restored;
@@ -36,8 +38,8 @@ pub use devices::{
 pub use groups::{
     Advance, Advanced, Allowed, CannotAdd, Commit, EpochState, ExternalJoiner, Founding, GroupAccepted,
     GroupActs, GroupCreated, GroupReset, HandshakeState, Invite, Joiner, LOG_LIFE, LogPage, MOST_INVITES,
-    MOST_PROPOSALS, MlsFounding, NewGroup, NewProposal, NewProposals, PendingProposal, Proposed,
-    Report, RosterChange, RosterChanged, Standing, StoredCommit,
+    MOST_PROPOSALS, MlsFounding, NewGroup, NewProposal, NewProposals, PendingProposal, Proposed, Report,
+    RosterChange, RosterChanged, Standing, StoredCommit,
 };
 pub use logins::{
     AUDIT_LIFE, LoggedIn, Login, NewSession, Principal, REFRESH_GRACE, REVOCATION_LIFE, Revocation, Rotated,
