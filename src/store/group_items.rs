@@ -21,7 +21,8 @@ pub(super) const ITEM_LIFE: std::time::Duration = LOG_LIFE;
 /// Writes the body of a `membership` entry (see [`crate::domain::EntryKind::Membership`]).
 pub(super) fn membership(added: &[UserId], removed: &[UserId]) -> Bytes {
     let list = |users: &[UserId]| {
-        let users: Vec<String> = users.iter().map(|user| format!("\"{}\"", user.uuid().hyphenated())).collect();
+        let users: Vec<String> =
+            users.iter().map(|user| format!("\"{}\"", user.uuid().hyphenated())).collect();
         users.join(",")
     };
     Bytes::from(format!("{{\"added\":[{}],\"removed\":[{}]}}", list(added), list(removed)))

@@ -79,11 +79,7 @@ fn a_repeat_in_one_batch_gets_the_first_answer_and_no_other_place() {
     let GroupAccepted::Stored(receipt) = verdict.outcomes[0] else { panic!("{:?}", verdict.outcomes) };
     assert_eq!(
         verdict.outcomes[1..],
-        [
-            GroupAccepted::Repeated(receipt),
-            GroupAccepted::MessageIdReused,
-            GroupAccepted::MessageIdReused
-        ]
+        [GroupAccepted::Repeated(receipt), GroupAccepted::MessageIdReused, GroupAccepted::MessageIdReused]
     );
     assert_eq!(verdict.entries.len(), 1);
 }
