@@ -15,7 +15,7 @@ use std::{
 
 pub use kinds::{
     AddressLimits, AdmissionAlgorithm, AdmissionSettings, AuthMode, ClientLimits, FetchLimits,
-    ForwardedHeader, LogFormat, MasterSecret, Proxies, RegistrationMode, SocketTimes,
+    ForwardedHeader, GroupLimits, LogFormat, MasterSecret, Proxies, RegistrationMode, SocketTimes,
 };
 use reader::Reader;
 use secrecy::SecretString;
@@ -52,6 +52,7 @@ pub struct Config {
     pub socket: SocketTimes,
     pub shutdown_timeout: Duration,
     pub limits: ClientLimits,
+    pub group_limits: GroupLimits,
     pub address_limits: AddressLimits,
     pub fetch_limits: FetchLimits,
     pub store_limits: store::Limits,
@@ -133,7 +134,7 @@ impl Config {
             database_url: reader.url("DATABASE_URL", &["postgres://", "postgresql://"]),
             redis_url: reader.redis("REDIS_URL"),
             redis_prefix: reader.text("REDIS_PREFIX", "restante"),
-            max_db_connections: reader.number("MAX_DB_CONNECTIONS", 10, 4..=1000),
+            max_db_connections: reader.number("MAX_DB_CONNECTIONS", 10, 5..=1000),
             master_secret: reader.master_secret("MASTER_SECRET"),
             token_signing_key: reader.secret("TOKEN_SIGNING_KEY"),
             relay_name: reader.text("RELAY_NAME", "localhost"),
@@ -184,8 +185,12 @@ impl Config {
                 message_body: reader.number("MAX_MESSAGE_BODY_BYTES", 1 << 20, 1024..=16 << 20),
                 envelope: reader.number("MAX_ENVELOPE_BYTES", 96 << 10, 1024..=4 << 20),
                 send: reader.number("MAX_SEND_BYTES", 384 << 10, 1024..=8 << 20),
+                group_body: reader.number("MAX_GROUP_BODY_BYTES", 4 << 20, 1024..=16 << 20),
                 in_flight: reader.number("MAX_IN_FLIGHT", 256, 1..=1024),
-                group_size: reader.number("MAX_GROUP_SIZE", 1500, 2..=1500),
+            },
+            group_limits: GroupLimits {
+                invite_life: reader.days("INVITE_TTL_DAYS", 7, 1..=30),
+                concurrency: reader.number("MLS_CONCURRENCY", 2, 1..=64),
             },
             address_limits: AddressLimits {
                 registrations: reader.number("REGISTER_LIMIT_PER_ADDRESS", 30, 1..=1_000_000),
@@ -203,6 +208,8 @@ impl Config {
                 mailbox_items: reader.number("MAX_MAILBOX_ITEMS", 10_000, 1..=1_000_000),
                 mailbox_items_per_sender: reader.number("MAX_MAILBOX_ITEMS_PER_SENDER", 1000, 1..=1_000_000),
                 notice_life: Duration::from_hours(30 * 24),
+                max_members: reader.number("MAX_GROUP_SIZE", 1500, 2..=1500),
+                past_epochs: reader.number("MLS_MAX_PAST_EPOCHS", 2, 0..=16),
             },
         }
     }

@@ -20,9 +20,6 @@ pub const MOST_PROPOSALS: usize = 256;
 /// How long the log of a group, and the trees for joiners, are kept.
 pub const LOG_LIFE: std::time::Duration = std::time::Duration::from_hours(30 * 24);
 
-/// Epochs before the current one from which application messages are taken, while no device was removed since.
-pub const PAST_EPOCHS: i64 = 2;
-
 /// A device that a commit adds.
 #[derive(Debug, Clone)]
 pub struct Joiner {
@@ -111,7 +108,7 @@ pub enum CannotAdd {
     UserUnknown(UserId),
     /// The device's mailbox is full, or full of the adding user.
     MailboxFull,
-    /// The group would have more than [`crate::domain::MAX_MEMBERS`] members or leaves.
+    /// The group would have more members or leaves than [`super::Limits::max_members`].
     GroupFull,
 }
 
@@ -578,4 +575,11 @@ pub trait GroupActs: Send + Sync {
 #[must_use]
 pub(super) fn entry_id(now: Timestamp) -> MessageId {
     MessageId::fresh(now)
+}
+
+/// The lowest epoch from which an MLS group takes application messages once it is in `epoch`: at most `past` before it, and
+/// none from before a removal.
+#[must_use]
+pub(super) fn oldest_epoch(before: Epoch, epoch: Epoch, removes: bool, past: u32) -> Epoch {
+    if removes { epoch } else { before.max(Epoch(epoch.0 - i64::from(past))) }
 }
