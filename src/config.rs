@@ -15,7 +15,7 @@ use std::{
 
 pub use kinds::{
     AddressLimits, AdmissionAlgorithm, AdmissionSettings, AuthMode, ClientLimits, FetchLimits,
-    ForwardedHeader, LogFormat, MasterSecret, Proxies, RegistrationMode, SocketTimes,
+    ForwardedHeader, LogFormat, MasterSecret, MlsSettings, Proxies, RegistrationMode, SocketTimes,
 };
 use reader::Reader;
 use secrecy::SecretString;
@@ -51,6 +51,7 @@ pub struct Config {
     pub queue_life: Duration,
     pub socket: SocketTimes,
     pub shutdown_timeout: Duration,
+    pub mls: MlsSettings,
     pub limits: ClientLimits,
     pub address_limits: AddressLimits,
     pub fetch_limits: FetchLimits,
@@ -178,6 +179,10 @@ impl Config {
                 stall: reader.seconds("WS_STALL_TIMEOUT", 30, 1..=600),
             },
             shutdown_timeout: reader.seconds("SHUTDOWN_TIMEOUT", 30, 1..=600),
+            mls: MlsSettings {
+                cipher_suites: reader.cipher_suites("MLS_CIPHER_SUITES", "1,2,3"),
+                key_package_life: reader.days("KEY_PACKAGE_MAX_LIFETIME_DAYS", 90, 1..=365),
+            },
             limits: ClientLimits {
                 body: reader.number("MAX_BODY_BYTES", 64 << 10, 1024..=16 << 20),
                 keys_body: reader.number("MAX_KEYS_BODY_BYTES", 1 << 20, 1024..=16 << 20),
@@ -304,6 +309,20 @@ mod tests {
         assert!(config.database_url.is_none() && config.redis_url.is_none());
         assert_eq!(config.auth_mode, AuthMode::Device);
         assert_eq!(config.store_limits.mailbox_items_per_sender, 1000);
+    }
+
+    #[test]
+    fn mls_suites_are_named_by_number() {
+        let read = |suites| Config::from_vars(&BTreeMap::new(), &vars(&[("MLS_CIPHER_SUITES", suites)]));
+        let numbers = |config: Config| -> Vec<_> {
+            config.mls.cipher_suites.iter().map(|suite| suite.number()).collect()
+        };
+        assert_eq!(numbers(read("").unwrap()), [1, 2, 3]);
+        assert_eq!(numbers(read("1, 3").unwrap()), [1, 3]);
+        for bad in ["4", "0", "1,", "one", "1;2"] {
+            let Faults(told) = read(bad).unwrap_err();
+            assert!(told.len() == 1 && told[0].starts_with("MLS_CIPHER_SUITES"), "{bad}: {told:?}");
+        }
     }
 
     #[test]

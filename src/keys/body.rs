@@ -1,11 +1,14 @@
 //! Keys and devices on the wire: request bodies and answers.
 
+pub(super) mod packages;
+
 use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::{IntoParams, ToSchema};
 
+use self::packages::{MlsKeyAnswer, MlsKeyBody};
 use super::{RawPreKey, RawSignedPreKey};
 use crate::{
     auth::TokenAnswer,
@@ -56,6 +59,13 @@ pub(super) struct RegisterBody {
     pub(super) kem_prekeys: Vec<SignedPreKey>,
     /// Required with a 33-byte identity key.
     pub(super) last_resort_kem_prekey: Option<SignedPreKey>,
+    /// At most one of a scheme.
+    #[serde(default)]
+    pub(super) mls_signature_keys: Vec<MlsKeyBody>,
+    /// Signed with one of these keys.
+    #[serde(default)]
+    pub(super) key_packages: Vec<B64>,
+    pub(super) last_resort_key_package: Option<B64>,
     /// For every device of a user that has some.
     pub(super) link_token: Option<String>,
     /// For a user that has no device left: the signature of an earlier identity key over the recovery statement.
@@ -76,6 +86,7 @@ pub(super) struct RegisterAnswer {
     pub(super) created_at: Time,
     pub(super) onetime_prekey_count: usize,
     pub(super) kem_prekey_count: usize,
+    pub(super) key_package_count: usize,
     #[serde(flatten)]
     pub(super) tokens: TokenAnswer,
 }
@@ -224,6 +235,7 @@ pub(super) struct DeviceAnswer {
     pub(super) registration_id: u16,
     pub(super) identity_key: B64,
     pub(super) linked_by: Option<LinkedBy>,
+    pub(super) mls_signature_keys: Vec<MlsKeyAnswer>,
     /// For the owner only, like the two below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) device_name: Option<String>,
@@ -246,6 +258,8 @@ pub(super) struct StatsAnswer {
     pub(super) total_prekeys: u32,
     pub(super) used_prekeys: u32,
     pub(super) kem_prekeys: u32,
+    /// One-time key packages that are left and have not ended.
+    pub(super) key_packages: u32,
     /// Fewer than 20 one-time pre-keys are left.
     pub(super) low: bool,
     pub(super) signed_prekey_age_days: u64,
@@ -327,6 +341,7 @@ impl DeviceAnswer {
             registration_id: device.registration_id.get(),
             identity_key: b64(device.identity_key.as_bytes()),
             linked_by: device.linked_by.map(Into::into),
+            mls_signature_keys: device.mls_signature_keys.into_iter().map(Into::into).collect(),
             device_name: device.device_name.filter(|_| owner),
             created_at: owner.then_some(Time(device.created_at)),
             last_seen: owner.then_some(Time(device.last_seen)),

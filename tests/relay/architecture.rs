@@ -49,7 +49,7 @@ const HOUSE: &[Room] = &[
         crates: &[],
     },
     Room { files: &["messages/structure"], uses: &["domain", "messages::structure"], crates: &[] },
-    Room { files: &["config"], uses: &["store", "config"], crates: &[] },
+    Room { files: &["config"], uses: &["domain::CipherSuite", "store", "config"], crates: &[] },
     Room { files: &["wire.rs"], uses: &["domain"], crates: &["serde_json"] },
     Room { files: &["telemetry.rs"], uses: &["config::LogFormat"], crates: &[] },
     Room {
