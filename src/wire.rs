@@ -194,6 +194,10 @@ names!(
     MessageStatus of Status, "PascalCase": Sent, Delivered, Read, Expired
 );
 
+mod groups;
+
+pub use groups::{ExternalJoin, GroupView, Handshake, LogEntryView, MemberView, Role};
+
 /// See [`domain::EnvelopeType`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -120,10 +120,19 @@ pub struct ClientLimits {
     pub envelope: usize,
     /// All sealed bodies of one send.
     pub send: usize,
+    /// A body of the group routes that bring members, commits or state.
+    pub group_body: usize,
     /// Unacked mailbox items in flight to one socket.
     pub in_flight: usize,
-    /// Members of a group.
-    pub group_size: usize,
+}
+
+/// What holds for groups beside the store's limits.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupLimits {
+    /// How long a join token lives when its maker does not say.
+    pub invite_life: Duration,
+    /// MLS commits, proposals and foundings that are checked at one time.
+    pub concurrency: usize,
 }
 
 /// Times of sockets.

@@ -11,6 +11,7 @@ mod group;
 mod ids;
 mod keys;
 mod quota;
+mod sealed;
 mod security;
 
 pub use addressing::{Addressee, Mismatch, address};
@@ -35,4 +36,5 @@ pub use keys::{
     SignedPreKey,
 };
 pub use quota::{BudgetKey, Drawn, Quota};
+pub use sealed::{SEALED_MIN, is_plaintext};
 pub use security::{AuditEntry, Pseudonym, Pseudonyms, SecurityEvent};

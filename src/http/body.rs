@@ -25,6 +25,8 @@ pub enum BodyKind {
     Keys,
     /// Bodies with sealed envelopes.
     Message,
+    /// Bodies of the group routes that bring members, commits or state.
+    Group,
 }
 
 impl BodyKind {
@@ -35,6 +37,7 @@ impl BodyKind {
             Self::Plain => limits.body,
             Self::Keys => limits.keys_body,
             Self::Message => limits.message_body,
+            Self::Group => limits.group_body,
         }
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Refusal, SendRules, structure};
 use crate::domain::{
     Addressed, Bodies, Caller, Conversation, ConversationId, ConversationKey, DeviceName, Envelope,
-    MessageId, MessageType, Send, Timestamp, UserId,
+    MessageId, MessageType, Send, Timestamp, UserId, is_plaintext,
 };
 
 /// The longest a body may be asked to wait.
@@ -99,7 +99,7 @@ fn check_envelope(prefix: &str, envelope: &Envelope, rules: &SendRules) -> Resul
     if body.len() > rules.envelope {
         return Err(Refusal::TooLarge(field(), rules.envelope));
     }
-    if rules.plaintext_guard && structure::is_plaintext(body) {
+    if rules.plaintext_guard && is_plaintext(body) {
         return Err(Refusal::NotCiphertext(field()));
     }
     structure::check(envelope.envelope_type, body)

@@ -8,14 +8,12 @@ mod proto;
 
 use prost::Message;
 
-use crate::domain::EnvelopeType;
+use crate::domain::{EnvelopeType, SEALED_MIN};
 use proto::{
     Content, DecryptionErrorMessage, PreKeySignalMessage, SenderKeyMessage, SignalMessage,
     UnidentifiedSenderMessage,
 };
 
-/// A nonce of 12 bytes and a tag of 16: less cannot be a ciphertext.
-const OPAQUE_MIN: usize = 28;
 /// A Curve25519 key with its type byte.
 const EC_KEY: TypedBytes = TypedBytes { prefix: 0x05, length: 33 };
 /// A Kyber1024 ciphertext with its type byte.
@@ -70,17 +68,8 @@ pub fn check(envelope_type: EnvelopeType, body: &[u8]) -> Result<(), Malformed> 
         EnvelopeType::SenderKey => check_sender_key(body),
         EnvelopeType::Sealed => check_sealed(body),
         EnvelopeType::PlaintextContent => check_plaintext_content(body),
-        EnvelopeType::Opaque => at_least(OPAQUE_MIN, body),
+        EnvelopeType::Opaque => at_least(SEALED_MIN, body),
     }
-}
-
-/// Whether a body is text that a person could read: valid UTF-8 without control characters but tab and line ends.
-/// An empty body says nothing and is not text.
-#[must_use]
-pub fn is_plaintext(body: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(body) else { return false };
-    let is_printable = |letter: char| !letter.is_control() || matches!(letter, '\t' | '\r' | '\n');
-    !text.is_empty() && text.chars().all(is_printable)
 }
 
 fn check_prekey(body: &[u8]) -> Result<(), Malformed> {

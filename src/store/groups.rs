@@ -20,9 +20,6 @@ pub const MOST_PROPOSALS: usize = 256;
 /// How long the log of a group, and the trees for joiners, are kept.
 pub const LOG_LIFE: std::time::Duration = std::time::Duration::from_hours(30 * 24);
 
-/// Epochs before the current one from which application messages are taken, while no device was removed since.
-pub const PAST_EPOCHS: i64 = 2;
-
 /// A device that a commit adds.
 #[derive(Debug, Clone)]
 pub struct Joiner {
@@ -111,7 +108,7 @@ pub enum CannotAdd {
     UserUnknown(UserId),
     /// The device's mailbox is full, or full of the adding user.
     MailboxFull,
-    /// The group would have more than [`crate::domain::MAX_MEMBERS`] members or leaves.
+    /// The group would have more members or leaves than [`super::Limits::max_members`].
     GroupFull,
 }
 

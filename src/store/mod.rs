@@ -35,8 +35,8 @@ pub use devices::{
 pub use groups::{
     Advance, Advanced, Allowed, CannotAdd, Commit, EpochState, ExternalJoiner, Founding, GroupAccepted,
     GroupActs, GroupCreated, GroupReset, HandshakeState, Invite, Joiner, LOG_LIFE, LogPage, MOST_INVITES,
-    MOST_PROPOSALS, MlsFounding, NewGroup, NewProposal, NewProposals, PAST_EPOCHS, PendingProposal, Proposed,
-    Report, RosterChange, RosterChanged, Standing, StoredCommit,
+    MOST_PROPOSALS, MlsFounding, NewGroup, NewProposal, NewProposals, PendingProposal, Proposed, Report,
+    RosterChange, RosterChanged, Standing, StoredCommit,
 };
 pub use logins::{
     AUDIT_LIFE, LoggedIn, Login, NewSession, Principal, REFRESH_GRACE, REVOCATION_LIFE, Revocation, Rotated,
@@ -78,6 +78,10 @@ pub struct Limits {
     pub mailbox_items_per_sender: u32,
     /// How long a notice (`deleted`) waits for its device.
     pub notice_life: Duration,
+    /// Members of a roster group, or leaves of an MLS group; at most [`crate::domain::MAX_MEMBERS`].
+    pub max_members: u32,
+    /// Epochs before the current one from which application messages are taken, while no device was removed since.
+    pub past_epochs: u32,
 }
 
 /// The durable store. See the module's text for what holds for every act.

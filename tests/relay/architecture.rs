@@ -50,7 +50,7 @@ const HOUSE: &[Room] = &[
     },
     Room { files: &["messages/structure"], uses: &["domain", "messages::structure"], crates: &[] },
     Room { files: &["config"], uses: &["domain::CipherSuite", "store", "config"], crates: &[] },
-    Room { files: &["wire.rs"], uses: &["domain"], crates: &["serde_json"] },
+    Room { files: &["wire"], uses: &["domain"], crates: &["serde_json"] },
     Room { files: &["telemetry.rs"], uses: &["config::LogFormat"], crates: &[] },
     Room {
         files: &["jobs.rs"],

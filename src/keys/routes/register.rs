@@ -9,7 +9,11 @@ use crate::{
     http::{Body, Problem},
     keys::{
         Admission, Keys, RegistrationRequest,
-        body::{RegisterAnswer, RegisterBody, packages::packages, raw},
+        body::{
+            packages::packages,
+            raw,
+            register::{RegisterAnswer, RegisterBody},
+        },
     },
     store::NewSession,
     wire::{Id, Time},

@@ -2,10 +2,11 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::{
-    EnvelopeType, Malformed, check, is_plaintext,
+    EnvelopeType, Malformed, check,
     proto::{Content, DecryptionErrorMessage, PreKeySignalMessage, SignalMessage},
     signal_bodies::{self, SignalBodies},
 };
+use crate::domain::is_plaintext;
 
 const TYPES: [EnvelopeType; 6] = [
     EnvelopeType::PreKey,
@@ -187,16 +188,6 @@ fn plaintext_content_ends_at_its_boundary() {
 fn an_opaque_body_has_28_bytes_or_more() {
     assert_eq!(check(EnvelopeType::Opaque, &[0; 27]), Err(Malformed::TooShort { at_least: 28 }));
     assert_eq!(check(EnvelopeType::Opaque, &[0; 28]), Ok(()));
-}
-
-#[test]
-fn readable_text_is_plaintext_and_bytes_are_not() {
-    for text in ["hello", "{\"text\":\"hi\"}", "größe\tund\r\n日本語 👋", " "] {
-        assert!(is_plaintext(text.as_bytes()), "{text:?}");
-    }
-    for bytes in [&b""[..], b"a\0b", b"\x1b[1m", b"\x7f", "\u{85}".as_bytes(), &[0xff], &[b'a', 0xc3]] {
-        assert!(!is_plaintext(bytes), "{bytes:?}");
-    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ const LIMITS: Limits = Limits {
     mailbox_items: 6,
     mailbox_items_per_sender: 4,
     notice_life: std::time::Duration::from_hours(24),
+    max_members: 1_500,
+    past_epochs: 2,
 };
 
 const ALICE: u128 = 1;

@@ -26,6 +26,8 @@ pub(super) const LIMITS: Limits = Limits {
     mailbox_items: 10_000,
     mailbox_items_per_sender: 1_000,
     notice_life: Duration::from_hours(24 * 30),
+    max_members: 1_500,
+    past_epochs: 2,
 };
 
 /// A database of one test's own, and the server it lies on.

@@ -26,6 +26,8 @@ const LIMITS: Limits = Limits {
     mailbox_items: 10_000,
     mailbox_items_per_sender: 1_000,
     notice_life: Duration::from_hours(24),
+    max_members: 1_500,
+    past_epochs: 2,
 };
 
 /// A user, a device and a session as `a_database_of_the_first_schema_goes_on_working` writes them.

@@ -44,6 +44,8 @@ pub(crate) fn roomy() -> Limits {
         mailbox_items: 10_000,
         mailbox_items_per_sender: 1000,
         notice_life: Duration::from_hours(24),
+        max_members: 1_500,
+        past_epochs: 2,
     }
 }
 
