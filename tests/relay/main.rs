@@ -20,6 +20,7 @@ mod hot;
 mod keys;
 mod messages;
 mod open_mode;
+mod packages;
 mod races;
 mod restore;
 mod rolling;
