@@ -4,7 +4,7 @@
 use std::{sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
-use mls_rs::{CipherSuiteProvider as _, CryptoProvider as _, MlsMessage};
+use mls_rs::{CryptoProvider as _, MlsMessage};
 use mls_rs_crypto_rustcrypto::RustCryptoProvider;
 use proptest::prelude::*;
 use restante::{

@@ -282,8 +282,8 @@ async fn nobody_brings_packages_for_another(backend: &Backend) {
         caller.post(&alice.device.own("packages"), &packages).await.refused(403, "not-you");
         caller.put(&alice.device.own("mls-keys"), Some(&key)).await.refused(403, "not-you");
     }
-    let anonymous = alice.device.anonymous(Method::POST, &alice.device.own("packages"), Some(&packages));
-    anonymous.await.refused(401, "no-token");
+    let path = alice.device.own("packages");
+    alice.device.anonymous(Method::POST, &path, Some(&packages)).await.refused(401, "no-token");
     assert_eq!(alice.count().await, 0);
     alice.device.post("/api/v1/keys/packages/me/me", &packages).await.is(200);
     assert_eq!(alice.count().await, 1);
