@@ -49,7 +49,7 @@ pub struct PackageRules {
 impl PackageRules {
     /// Whether the relay takes this suite.
     #[must_use]
-    pub fn take(&self, suite: CipherSuite) -> bool {
+    pub fn takes(&self, suite: CipherSuite) -> bool {
         self.cipher_suites.contains(&suite)
     }
 }
@@ -210,7 +210,7 @@ fn read_head(rules: &PackageRules, body: &[u8]) -> Result<CipherSuite, InvalidPa
         return Err(InvalidPackage::Version);
     }
     let number = suite.iter().fold(0, |number, byte| number << 8 | i64::from(*byte));
-    CipherSuite::new(number).ok().filter(|suite| rules.take(*suite)).ok_or(InvalidPackage::CipherSuite)
+    CipherSuite::new(number).ok().filter(|suite| rules.takes(*suite)).ok_or(InvalidPackage::CipherSuite)
 }
 
 /// Exact, and in the one form that RFC 9420 allows: the reference is computed over it, and others compute it over these
