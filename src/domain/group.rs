@@ -111,6 +111,13 @@ impl CipherSuite {
     }
 }
 
+/// The identity in the basic credential of a device's leaf (RFC 9420 §5.3): `<user_id>:<device_id>`, the user id hyphenated
+/// and in lower case. Every member of a group sees it.
+#[must_use]
+pub fn leaf_identity(user_id: UserId, device_id: &DeviceId) -> String {
+    format!("{}:{}", user_id.uuid().hyphenated(), device_id.as_str())
+}
+
 /// What MLS leaves sign with, by the numbers of TLS (RFC 8446 §4.2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SignatureScheme {
@@ -131,6 +138,12 @@ impl SignatureScheme {
             0x0807 => Ok(Self::Ed25519),
             _ => Err(InvalidId("the signature schemes 1027 (P-256) and 2055 (Ed25519) are taken")),
         }
+    }
+
+    /// The number (RFC 8446 §4.2.3).
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self as u16
     }
 }
 

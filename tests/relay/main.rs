@@ -21,6 +21,7 @@ mod keys;
 mod messages;
 mod mls;
 mod open_mode;
+mod packages;
 mod races;
 mod restore;
 mod rolling;
