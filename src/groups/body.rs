@@ -9,7 +9,8 @@ use crate::{
     http::{BodyKind, Problem, RequestBody},
     store::Invite,
     wire::{
-        B64, ExternalJoin, GroupView, Handshake, Id, LogEntryView, MemberView, MessageType, Role, Time, WelcomeView,
+        B64, ExternalJoin, GroupView, Handshake, Id, LogEntryView, MemberView, MessageType, Role, Time,
+        WelcomeView,
     },
 };
 
@@ -390,7 +391,8 @@ impl From<Page> for LogAnswer {
                 welcome = Some(WelcomeView::new(message_id, group_id, epoch, &body));
             }
             Some(Item::Joined { message_id, group_id, .. }) => {
-                joined = Some(JoinedView { message_id: Id(message_id.uuid()), group_id: Id(group_id.uuid()) });
+                joined =
+                    Some(JoinedView { message_id: Id(message_id.uuid()), group_id: Id(group_id.uuid()) });
             }
             Some(Item::Message(_) | Item::Deleted { .. } | Item::DevicesChanged { .. }) | None => {}
         }

@@ -37,11 +37,12 @@ impl Checks {
         &self,
         check: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let stopped = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Refusal::Store(StoreError::Unavailable(error))
-        };
+        let stopped =
+            |error: Box<dyn std::error::Error + Send + Sync>| Refusal::Store(StoreError::Unavailable(error));
         let _place = self.places.try_acquire().map_err(|_| Refusal::Busy)?;
-        let turn = timeout(self.patience, Arc::clone(&self.turns).acquire_owned()).await.map_err(|_| Refusal::Busy)?;
+        let turn = timeout(self.patience, Arc::clone(&self.turns).acquire_owned())
+            .await
+            .map_err(|_| Refusal::Busy)?;
         let turn = turn.map_err(|error| stopped(error.into()))?;
         let run = move || {
             // Held until the check is done, also when nobody waits for it any more.

@@ -188,7 +188,8 @@ fn check_expected(expected: &Expected, judged: &Judged) -> Result<(), Refusal> {
             if theirs.peek().is_none() {
                 return Err(Refusal::Unknown("member"));
             }
-            let is_removed = |device: &crate::domain::MemberDevice| judged.commit.removed.contains(&device.device_no);
+            let is_removed =
+                |device: &crate::domain::MemberDevice| judged.commit.removed.contains(&device.device_no);
             if theirs.flat_map(|member| &member.devices).all(is_removed) {
                 Ok(())
             } else {

@@ -84,8 +84,11 @@ impl Groups {
         for _ in 0..READS {
             let standing = self.store.standing(group, caller).await?.ok_or(Refusal::UnknownGroup)?;
             let asked = epoch.unwrap_or(standing.group.epoch);
-            let standing =
-                if joined_at(&standing) == Some(asked) { standing } else { self.at_door(caller, group, token).await? };
+            let standing = if joined_at(&standing) == Some(asked) {
+                standing
+            } else {
+                self.at_door(caller, group, token).await?
+            };
             let is_current = standing.group.epoch == asked;
             if !is_current && joined_at(&standing) != Some(asked) {
                 return Err(Refusal::Unknown("tree"));
@@ -117,7 +120,10 @@ impl Groups {
             let tree = self.store.ratchet_tree(group, state.generation, state.epoch).await?;
             // A tree that is missing in a group that has one means that the group moved on meanwhile.
             let is_whole = tree.is_some() || standing.group.handshake == Handshake::Private;
-            if is_whole && state.epoch == standing.group.epoch && state.generation == standing.group.generation {
+            if is_whole
+                && state.epoch == standing.group.epoch
+                && state.generation == standing.group.generation
+            {
                 return Ok(GroupFace {
                     epoch: state.epoch,
                     group_info: state.group_info,
@@ -134,6 +140,7 @@ impl Groups {
 /// The epoch that the device's newest window began at. Epochs count anew after a reset, so a window that ended may have been
 /// of another generation.
 fn joined_at(standing: &Standing) -> Option<Epoch> {
-    let window = standing.window.filter(|window| window.closed_at.is_none() || standing.group.generation == 0);
+    let window =
+        standing.window.filter(|window| window.closed_at.is_none() || standing.group.generation == 0);
     window.map(|window| window.joined_epoch)
 }

@@ -8,12 +8,14 @@ use super::{
     Changed, CommitRequest, Groups, Refusal,
     judging::{epoch_state, joiners, welcomed},
     mls::{
-        self, CommitBundle, Founded, FoundingRules, GroupAt, GroupInfoFault, JudgedCommit, KnownPackage, Sender,
+        self, CommitBundle, Founded, FoundingRules, GroupAt, GroupInfoFault, JudgedCommit, KnownPackage,
+        Sender,
     },
 };
 use crate::{
     domain::{
-        Caller, CipherSuite, Epoch, ExternalJoin, Group, GroupId, Handshake, Membership, MlsSignatureKey, Role, Timestamp, UserId,
+        Caller, CipherSuite, Epoch, ExternalJoin, Group, GroupId, Handshake, Membership, MlsSignatureKey,
+        Role, Timestamp, UserId,
     },
     store::{Commit, Founding, GroupCreated, GroupReset, MlsFounding, NewGroup},
 };
@@ -162,7 +164,9 @@ impl Groups {
             GroupReset::Repeated(Group { epoch, .. }, position) => Ok(Changed { epoch, position }),
             GroupReset::NotMember => Err(Refusal::UnknownGroup),
             GroupReset::NotAllowed => Err(Refusal::NotAllowed("the owner resets a group")),
-            GroupReset::Changed => Err(Refusal::StaleEpoch(self.member(caller, group_id).await?.0.group.epoch)),
+            GroupReset::Changed => {
+                Err(Refusal::StaleEpoch(self.member(caller, group_id).await?.0.group.epoch))
+            }
             GroupReset::CannotAdd(why) => Err(self.cannot_add(why)),
         }
     }
@@ -195,9 +199,12 @@ impl Groups {
         });
         let cipher_suite = founded.cipher_suite;
         Ok(match filled {
-            None => {
-                MlsFounding { cipher_suite, commit, joiners: Vec::new(), epoch_state: epoch_state(founded.first) }
-            }
+            None => MlsFounding {
+                cipher_suite,
+                commit,
+                joiners: Vec::new(),
+                epoch_state: epoch_state(founded.first),
+            },
             Some(filled) => MlsFounding {
                 cipher_suite,
                 commit,
@@ -226,12 +233,18 @@ impl Candidate {
             }
         };
         let founded = founded.map_err(refused)?;
-        let filled = material.commit.as_ref().map(|commit| self.fill(&founded, &sender, commit)).transpose()?;
+        let filled =
+            material.commit.as_ref().map(|commit| self.fill(&founded, &sender, commit)).transpose()?;
         Ok((founded, filled))
     }
 
     /// Judges the commit that fills the group.
-    fn fill(&self, founded: &Founded, sender: &Sender<'_>, request: &CommitRequest) -> Result<JudgedCommit, Refusal> {
+    fn fill(
+        &self,
+        founded: &Founded,
+        sender: &Sender<'_>,
+        request: &CommitRequest,
+    ) -> Result<JudgedCommit, Refusal> {
         let members = [mls::founder(&self.caller, self.now)];
         let group = GroupAt {
             group_id: self.group_id,

@@ -6,11 +6,15 @@ use bytes::Bytes;
 use super::{
     CommitRequest, Groups, Refusal,
     mls::{
-        self, CommitBundle, CommitFault, EpochMaterial, GroupAt, JudgedCommit, JudgedProposal, KnownPackage, Sender, Welcome,
+        self, CommitBundle, CommitFault, EpochMaterial, GroupAt, JudgedCommit, JudgedProposal, KnownPackage,
+        Sender, Welcome,
     },
 };
 use crate::{
-    domain::{Caller, CipherSuite, DeviceId, DeviceNo, ExternalJoin, GroupId, Handshake, KeyPackageRef, Member, MlsSignatureKey, UserId},
+    domain::{
+        Caller, CipherSuite, DeviceId, DeviceNo, ExternalJoin, GroupId, Handshake, KeyPackageRef, Member,
+        MlsSignatureKey, UserId,
+    },
     hot::HotError,
     store::{EpochState, HandshakeState, IssuedPackage, Joiner, Standing},
 };
@@ -135,7 +139,10 @@ impl Groups {
             .await?;
         let commit = verdict.map_err(|refusal| Refusal::Mls("commit", refusal))?;
         let owner = |joining: &mls::Joining| {
-            packages.iter().find(|known| known.reference == joining.reference).map(|known| known.owner.user_id)
+            packages
+                .iter()
+                .find(|known| known.reference == joining.reference)
+                .map(|known| known.owner.user_id)
         };
         Ok(Some(Judged {
             version: ground.state.version,
@@ -152,7 +159,8 @@ impl Groups {
         ground: Ground,
         proposals: Vec<Bytes>,
     ) -> Result<Vec<JudgedProposal>, Refusal> {
-        let references: Vec<_> = proposals.iter().filter_map(|proposal| mls::added_package(proposal)).collect();
+        let references: Vec<_> =
+            proposals.iter().filter_map(|proposal| mls::added_package(proposal)).collect();
         let packages = self.packages(&references).await?;
         let verdict = self
             .checks
@@ -161,7 +169,9 @@ impl Groups {
                 match ground.handshake {
                     Handshake::Private => proposals
                         .iter()
-                        .map(|proposal| mls::judge_private_proposal(&group, &ground.state.group_info, &sender, proposal))
+                        .map(|proposal| {
+                            mls::judge_private_proposal(&group, &ground.state.group_info, &sender, proposal)
+                        })
                         .collect(),
                     Handshake::Public | Handshake::None => {
                         mls::judge_proposals(&group, &ground.bytes, &sender, &proposals, &packages)
@@ -203,7 +213,11 @@ impl Groups {
     }
 }
 
-fn judge(ground: &Ground, request: &CommitRequest, packages: &[KnownPackage]) -> Result<JudgedCommit, mls::Refusal> {
+fn judge(
+    ground: &Ground,
+    request: &CommitRequest,
+    packages: &[KnownPackage],
+) -> Result<JudgedCommit, mls::Refusal> {
     let bundle = CommitBundle {
         commit: &request.commit,
         group_info: &request.group_info,

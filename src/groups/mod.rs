@@ -29,12 +29,11 @@ pub use views::Page;
 
 use crate::{
     domain::{
-        Caller, Clock, Epoch, ExternalJoin, GroupId, GroupReceipt, InviteId, Member, Membership, Position, Role, UserId,
+        Caller, Clock, Epoch, ExternalJoin, GroupId, GroupReceipt, InviteId, Member, Membership, Position,
+        Role, UserId,
     },
     hot::Switchboard,
-    store::{
-        Allowed, CannotAdd, GroupAccepted, Invite, MOST_INVITES, Standing, Store, StoreError,
-    },
+    store::{Allowed, CannotAdd, GroupAccepted, Invite, MOST_INVITES, Standing, Store, StoreError},
 };
 
 /// Why an act on groups was refused. Fields are named as on the wire.

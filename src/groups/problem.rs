@@ -32,12 +32,15 @@ impl From<Refusal> for Problem {
                 field,
                 unprocessable(
                     "not-ciphertext",
-                    format!("{field}: this is readable, or too short to be sealed; the relay takes sealed bytes only"),
+                    format!(
+                        "{field}: this is readable, or too short to be sealed; the relay takes sealed bytes only"
+                    ),
                 ),
             ),
             Refusal::TooLarge(field, limit) => about(
                 field,
-                Self::new(413, "too-large", format!("{field}: at most {limit} bytes are taken")).with("limit", limit),
+                Self::new(413, "too-large", format!("{field}: at most {limit} bytes are taken"))
+                    .with("limit", limit),
             ),
             Refusal::BadExpiry => about(
                 "expires_in_seconds",
@@ -82,12 +85,14 @@ impl From<Refusal> for Problem {
             )
             .with("index", index),
             Refusal::TooManyProposals(most) => {
-                unprocessable("too-many-proposals", "as many proposals are pending as may be").with("most", most)
+                unprocessable("too-many-proposals", "as many proposals are pending as may be")
+                    .with("most", most)
             }
             Refusal::GroupFull(most) => group_full(most),
             Refusal::CannotAdd(why, most) => cannot_add(why, most),
             Refusal::TooManyInvites(most) => {
-                Self::too_many("too-many-invites", "the group has as many join tokens as it may", 3600).with("most", most)
+                Self::too_many("too-many-invites", "the group has as many join tokens as it may", 3600)
+                    .with("most", most)
             }
             Refusal::Mls(field, refusal) => of_mls(field, refusal),
             Refusal::Unexpected(why) => unprocessable("invalid-commit", why).with("reason", why),
@@ -106,9 +111,13 @@ fn cannot_add(why: CannotAdd, most: u32) -> Problem {
             "package-used",
             "a key package was never handed out, was dropped, or has entered a group",
         ),
-        CannotAdd::DeviceGone(_) => unprocessable("unknown-device", "a device that would be added is not active"),
-        CannotAdd::UserUnknown(user) => unprocessable("unknown-user", "a user has no active device, or does not exist")
-            .with("user_id", user.uuid()),
+        CannotAdd::DeviceGone(_) => {
+            unprocessable("unknown-device", "a device that would be added is not active")
+        }
+        CannotAdd::UserUnknown(user) => {
+            unprocessable("unknown-user", "a user has no active device, or does not exist")
+                .with("user_id", user.uuid())
+        }
         CannotAdd::MailboxFull => {
             Problem::too_many("mailbox-full", "the mailbox of a device that would be added is full", 60)
         }

@@ -22,7 +22,12 @@ impl Groups {
     ///
     /// # Errors
     /// A [`Refusal`]; nothing changed.
-    pub async fn propose(&self, caller: &Caller, group: GroupId, proposal: Bytes) -> Result<Changed, Refusal> {
+    pub async fn propose(
+        &self,
+        caller: &Caller,
+        group: GroupId,
+        proposal: Bytes,
+    ) -> Result<Changed, Refusal> {
         self.keep_proposals(caller, group, vec![proposal], false).await
     }
 
@@ -70,7 +75,8 @@ impl Groups {
                 leaves: judged.leaves,
             };
             let proposals = proposals.iter().zip(judged).map(proposal).collect();
-            let kept = NewProposals { group_id: group, by: caller.clone(), generation, epoch: front.0, proposals };
+            let kept =
+                NewProposals { group_id: group, by: caller.clone(), generation, epoch: front.0, proposals };
             return self.store_proposals(kept).await;
         }
         Err(Refusal::Busy)

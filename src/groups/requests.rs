@@ -107,12 +107,18 @@ impl TryFrom<MembersBody> for Adding {
                 expected: user_ids.map_or(Expected::Anything, |ids| Expected::Adds(users(ids))),
             })),
             (Some(_), None, _, _) => Err(contradicts("group_info", "missing, beside commit")),
-            (Some(_), Some(_), Some(_), _) => Err(contradicts("user_id", "with a commit, user_ids names users")),
+            (Some(_), Some(_), Some(_), _) => {
+                Err(contradicts("user_id", "with a commit, user_ids names users"))
+            }
             (None, Some(_), _, _) => Err(contradicts("commit", "missing, beside group_info")),
-            (None, None, ..) if body.welcome.is_some() => Err(contradicts("commit", "missing, beside welcome")),
+            (None, None, ..) if body.welcome.is_some() => {
+                Err(contradicts("commit", "missing, beside welcome"))
+            }
             (None, None, Some(user), None) => Ok(Self::Roster(vec![UserId::new(user.0)])),
             (None, None, None, Some(ids)) => Ok(Self::Roster(users(ids))),
-            (None, None, ..) => Err(contradicts("user_ids", "either a commit, user_id or user_ids is needed")),
+            (None, None, ..) => {
+                Err(contradicts("user_ids", "either a commit, user_id or user_ids is needed"))
+            }
         }
     }
 }

@@ -40,7 +40,8 @@ impl Groups {
         group_id: GroupId,
         user: UserId,
     ) -> Result<Changed, Refusal> {
-        self.change_roster(RosterChange { group_id, by: caller.clone(), add: Vec::new(), remove: vec![user] }).await
+        self.change_roster(RosterChange { group_id, by: caller.clone(), add: Vec::new(), remove: vec![user] })
+            .await
     }
 
     async fn change_roster(&self, change: RosterChange) -> Result<Changed, Refusal> {
@@ -112,7 +113,10 @@ mod tests {
         assert!(matches!(checked(&[b'a'; 64]), Err(Refusal::NotCiphertext("name"))));
         assert!(matches!(checked(&[0x80; MOST_BLOB + 1]), Err(Refusal::TooLarge("name", MOST_BLOB))));
         for text in ["", "Team", "The Book Club", "QUJD"] {
-            assert!(matches!(check_blob("name", text.into(), true), Err(Refusal::NotCiphertext(_))), "{text}");
+            assert!(
+                matches!(check_blob("name", text.into(), true), Err(Refusal::NotCiphertext(_))),
+                "{text}"
+            );
         }
     }
 

@@ -165,7 +165,9 @@ mod tests {
 
     #[test]
     fn expiry_lies_between_a_second_and_thirty_days() {
-        let life = |seconds| prepared(GroupSendRequest { expires_in_seconds: Some(seconds), ..request(vec![0x80; 30]) });
+        let life = |seconds| {
+            prepared(GroupSendRequest { expires_in_seconds: Some(seconds), ..request(vec![0x80; 30]) })
+        };
         assert!(life(0).is_err() && life(2_592_001).is_err());
         assert_eq!(life(5).unwrap().expires_at, Some(NOW.plus(Duration::from_secs(5))));
         assert_eq!(prepared(request(vec![0x80; 30])).unwrap().expires_at, None);
@@ -176,7 +178,11 @@ mod tests {
         let base = || request(vec![0x80; 30]);
         let digest = |request| prepared(request).unwrap().digest;
         let id = Some(MessageId::new(Uuid::from_u128(5)));
-        assert_eq!(digest(base()), digest(GroupSendRequest { message_id: id, ..base() }), "the id is compared apart");
+        assert_eq!(
+            digest(base()),
+            digest(GroupSendRequest { message_id: id, ..base() }),
+            "the id is compared apart"
+        );
         let others = [
             GroupSendRequest { group_id: GroupId::new(Uuid::from_u128(8)), ..base() },
             GroupSendRequest { message_type: MessageType::Text, ..base() },

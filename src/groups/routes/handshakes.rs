@@ -9,7 +9,8 @@ use crate::{
     groups::{
         Changed, CommitRequest, FoundingRequest, Groups,
         body::{
-            ChangedAnswer, CommitBody, CreateBody, MembersBody, ProposalBody, RemovalBody, ReportBody, Success,
+            ChangedAnswer, CommitBody, CreateBody, MembersBody, ProposalBody, RemovalBody, ReportBody,
+            Success,
         },
         requests::{Adding, Removing},
     },
@@ -87,7 +88,10 @@ async fn remove(
         Removing::Roster => groups.remove_user(&caller, group, user).await?,
         Removing::Commit(request) => groups.commit(&caller, group, request, None).await?,
         Removing::Leaving(_) if user != caller.user_id => {
-            return Err(Problem::bad_field("proposals", "only for leaving oneself; others are removed by a commit"));
+            return Err(Problem::bad_field(
+                "proposals",
+                "only for leaving oneself; others are removed by a commit",
+            ));
         }
         Removing::Leaving(proposals) => groups.leave(&caller, group, proposals).await?,
     })
