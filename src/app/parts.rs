@@ -16,7 +16,7 @@ use crate::{
     groups::{Checks, GroupRules, Groups},
     hot::{Budgets, Switchboard},
     http::{AddressBudgets, service::Health},
-    keys::{FetchRules, Keys, RegistrationRules},
+    keys::{FetchRules, Keys, PackageRules, RegistrationRules},
     messages::{Messages, SendRules},
     queue::{Queue, routes::SocketFloor},
     store::Store,
@@ -130,7 +130,20 @@ impl Ground {
             newcomers: Quota::per_hour(config.fetch_limits.newcomers),
             conversations: self.conversations(),
         };
-        Keys { store, switchboard, clock, registration, fetch, budgets, limits: config.store_limits }
+        let packages = PackageRules {
+            cipher_suites: config.mls.cipher_suites.clone(),
+            max_lifetime: config.mls.key_package_life,
+        };
+        Keys {
+            store,
+            switchboard,
+            clock,
+            registration,
+            fetch,
+            packages,
+            budgets,
+            limits: config.store_limits,
+        }
     }
 
     fn logins(&self, config: &Config, budgets: Arc<Budgets>) -> Logins {

@@ -132,6 +132,12 @@ impl SignatureScheme {
             _ => Err(InvalidId("the signature schemes 1027 (P-256) and 2055 (Ed25519) are taken")),
         }
     }
+
+    /// The number (RFC 8446 §4.2.3).
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self as u16
+    }
 }
 
 /// A device's MLS signature key of one scheme, and its identity key's word for it.

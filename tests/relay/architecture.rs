@@ -46,7 +46,7 @@ const HOUSE: &[Room] = &[
     Room { files: &["keys/signal", "keys/mls"], uses: &["domain", "keys::signal"], crates: &[] },
     Room { files: &["groups/mls"], uses: &["domain", "groups::mls"], crates: &[] },
     Room { files: &["messages/structure"], uses: &["domain", "messages::structure"], crates: &[] },
-    Room { files: &["config"], uses: &["store", "config"], crates: &[] },
+    Room { files: &["config"], uses: &["domain::CipherSuite", "store", "config"], crates: &[] },
     Room { files: &["wire"], uses: &["domain"], crates: &["serde_json"] },
     Room { files: &["telemetry.rs"], uses: &["config::LogFormat"], crates: &[] },
     Room {

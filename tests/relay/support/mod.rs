@@ -9,6 +9,7 @@ pub(crate) mod engine;
 pub(crate) mod faults;
 pub(crate) mod login;
 pub(crate) mod mothers;
+pub(crate) mod packages;
 pub(crate) mod packed;
 pub(crate) mod postgres;
 pub(crate) mod private_postgres;
