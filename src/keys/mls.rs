@@ -3,8 +3,6 @@
 //! Pure: bytes and the time in, a verdict out. What only the store knows (whether a key is registered, a package was used)
 //! is asked when it is stored.
 
-mod provider;
-
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +14,12 @@ use p256::PublicKey;
 use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use super::signal::{self, InvalidKey};
-use crate::domain::{CipherSuite, DeviceId, KeyPackage, KeyPackageRef, SignatureScheme, Timestamp, UserId};
-use provider::Verifier;
+use crate::{
+    domain::{
+        CipherSuite, DeviceId, KeyPackage, KeyPackageRef, SignatureScheme, Timestamp, UserId, leaf_identity,
+    },
+    verify::Verifier,
+};
 
 /// The longest package that is taken: one with a basic credential has some 300 bytes.
 const LONGEST: usize = 4096;
@@ -230,9 +232,8 @@ fn parse(body: &[u8]) -> Result<KeyPackageIn, InvalidPackage> {
     }
 }
 
-/// What a device's credential says (proto-docs/packages.md): every member sees it.
 fn is_credential_of(credential: Credential, (user, device): (UserId, &DeviceId)) -> bool {
-    let identity = format!("{}:{}", user.uuid().hyphenated(), device.as_str());
+    let identity = leaf_identity(user, device);
     BasicCredential::try_from(credential).is_ok_and(|credential| credential.identity() == identity.as_bytes())
 }
 

@@ -20,7 +20,6 @@ mod identity;
 mod memory;
 mod private;
 mod proposals;
-mod provider;
 mod reader;
 mod refusal;
 mod roster;
@@ -39,8 +38,11 @@ pub use self::{
     refusal::{CommitFault, GroupInfoFault, NotMls, ProposalFault, Refusal, StateFault, WelcomeFault},
     welcome::Welcome,
 };
-use crate::domain::{
-    Caller, CipherSuite, DeviceNo, Epoch, ExternalJoin, GroupId, KeyPackageRef, Member, MlsSignatureKey,
+use crate::{
+    domain::{
+        Caller, CipherSuite, DeviceNo, Epoch, ExternalJoin, GroupId, KeyPackageRef, Member, MlsSignatureKey,
+    },
+    verify as provider,
 };
 
 /// The calling device, as the relay knows it.

@@ -46,6 +46,12 @@ impl MlsKey {
         if self.suite == 2 { 0x0403 } else { 0x0807 }
     }
 
+    /// Signs from now on with the key of another suite of the same scheme.
+    pub(crate) fn take_over(&mut self, other: &Self) {
+        assert_eq!(self.scheme(), other.scheme());
+        (self.secret, self.public) = (other.secret.clone(), other.public.clone());
+    }
+
     /// A client of this identity whose packages live so long.
     pub(crate) fn client(&self, identity: &str, life: Duration) -> Client<impl MlsConfig + use<>> {
         let credential = BasicCredential::new(identity.as_bytes().to_vec()).into_credential();

@@ -1,4 +1,6 @@
 //! What the relay can do of MLS's cryptography: hash, derive and verify. It has no code that opens, seals or signs.
+//!
+//! Both rooms of pure MLS rules stand on it: key packages and groups.
 
 use ed25519_dalek::VerifyingKey;
 use openmls_traits::{
@@ -13,12 +15,12 @@ use tls_codec::SecretVLBytes;
 
 use crate::domain::CipherSuite;
 
-/// The provider behind every function of this room.
+/// openmls's provider.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Verifier;
+pub(crate) struct Verifier;
 
 /// The library's name of a suite.
-pub(super) const fn suite(suite: CipherSuite) -> Ciphersuite {
+pub(crate) const fn suite(suite: CipherSuite) -> Ciphersuite {
     match suite {
         CipherSuite::X25519Aes128 => Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
         CipherSuite::P256Aes128 => Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256,
