@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use actix_web::web;
@@ -13,6 +13,7 @@ use crate::{
     auth::{Admissions, Authority, Challenges, Logins, RefreshTokens},
     config::{AuthMode, Config, RegistrationMode},
     domain::{Clock, ConversationKey, Quota},
+    groups::{Checks, GroupRules, Groups},
     hot::{Budgets, Switchboard},
     http::{AddressBudgets, service::Health},
     keys::{FetchRules, Keys, PackageRules, RegistrationRules},
@@ -20,6 +21,9 @@ use crate::{
     queue::{Queue, routes::SocketFloor},
     store::Store,
 };
+
+/// By how much longer than a key package's a founder's leaf may live: for clocks that are wrong at either end.
+const SKEW: Duration = Duration::from_hours(2);
 
 /// What every feature stands on.
 pub(super) struct Ground {
@@ -41,6 +45,7 @@ pub(super) struct Parts {
     pub(super) address_budgets: web::Data<AddressBudgets>,
     pub(super) keys: web::Data<Keys>,
     pub(super) messages: web::Data<Messages>,
+    pub(super) groups: web::Data<Groups>,
     pub(super) queue: web::Data<Queue>,
 }
 
@@ -74,6 +79,7 @@ impl Parts {
             address_budgets: web::Data::new(address_budgets),
             keys: web::Data::new(ground.keys(config, budgets)),
             messages: messages.into(),
+            groups: web::Data::new(ground.groups(config)),
             queue: queue.into(),
         }
     }
@@ -97,6 +103,19 @@ impl Ground {
             queue_life: config.queue_life,
         };
         Messages { store, switchboard, clock, rules, conversations: self.conversations() }
+    }
+
+    fn groups(&self, config: &Config) -> Groups {
+        let (store, switchboard, clock) = self.shared();
+        let rules = GroupRules {
+            envelope: config.limits.envelope,
+            plaintext_guard: config.plaintext_guard,
+            max_members: config.store_limits.max_members,
+            invite_life: config.group_limits.invite_life,
+            cipher_suites: config.mls.cipher_suites.clone(),
+            longest_lifetime: config.mls.key_package_life + SKEW,
+        };
+        Groups { store, switchboard, clock, rules, checks: Checks::new(config.group_limits.concurrency) }
     }
 
     fn keys(&self, config: &Config, budgets: Arc<Budgets>) -> Keys {

@@ -312,6 +312,17 @@ pub struct Group {
     pub rolled_back: bool,
 }
 
+/// A group and what one of its members is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The group.
+    pub group: Group,
+    /// What the member may do.
+    pub role: Role,
+    /// Whether it was added to a roster group and has not acted in it yet.
+    pub invited: bool,
+}
+
 /// A user in a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {

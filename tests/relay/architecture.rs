@@ -107,6 +107,11 @@ const HOUSE: &[Room] = &[
         uses: &["auth", "config", "domain", "http", "store", "wire", "keys"],
         crates: &ACTIX,
     },
+    Room {
+        files: &["groups/routes", "groups/body", "groups/requests", "groups/problem"],
+        uses: &["auth", "domain", "http", "store", "wire", "groups"],
+        crates: &ACTIX,
+    },
     Room { files: &["messages/body.rs"], uses: &["domain", "http", "wire", "messages"], crates: &[] },
     Room {
         files: &["messages/routes"],

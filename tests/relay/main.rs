@@ -15,6 +15,7 @@ mod devices;
 mod documents;
 mod erased;
 mod faults;
+mod groups;
 mod harness;
 mod hot;
 mod keys;
