@@ -19,6 +19,7 @@ mod harness;
 mod hot;
 mod keys;
 mod messages;
+mod mls;
 mod mls_rules;
 mod open_mode;
 mod races;
