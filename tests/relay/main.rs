@@ -21,6 +21,7 @@ mod hot;
 mod keys;
 mod messages;
 mod mls;
+mod mls_rules;
 mod open_mode;
 mod packages;
 mod races;
