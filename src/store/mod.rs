@@ -35,8 +35,8 @@ pub use devices::{
 pub use groups::{
     Advance, Advanced, Allowed, CannotAdd, Commit, EpochState, ExternalJoiner, Founding, GroupAccepted,
     GroupActs, GroupCreated, GroupReset, HandshakeState, Invite, Joiner, LOG_LIFE, LogPage, MOST_INVITES,
-    MOST_PROPOSALS, MlsFounding, NewGroup, NewProposal, NewProposals, PendingProposal, Proposed,
-    Report, RosterChange, RosterChanged, Standing, StoredCommit,
+    MOST_PROPOSALS, MlsFounding, NewGroup, NewProposal, NewProposals, PendingProposal, Proposed, Report,
+    RosterChange, RosterChanged, Standing, StoredCommit,
 };
 pub use logins::{
     AUDIT_LIFE, LoggedIn, Login, NewSession, Principal, REFRESH_GRACE, REVOCATION_LIFE, Revocation, Rotated,
