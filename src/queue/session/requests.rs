@@ -8,12 +8,15 @@ use tokio::time::Instant;
 
 use super::{Goodbye, Session};
 use crate::{
-    domain::MessageId,
+    domain::{GroupId, MessageId, Position},
     hot::Line,
     http::Problem,
     messages::{SendBody, SendFrame, SendRequest, SentAnswer},
-    queue::frames::{ClientFrame, ServerFrame, read},
-    store::Mark,
+    queue::{
+        acks::TooMany,
+        frames::{ClientFrame, ServerFrame, read},
+    },
+    store::{Mark, StoreError},
 };
 
 /// Bad frames within a minute that a socket survives.
@@ -28,8 +31,8 @@ impl Session {
                 self.write(&ServerFrame::Pong { reference });
                 return None;
             }
-            Ok(ClientFrame::Ack(ids)) => {
-                self.ack(reference, &ids);
+            Ok(ClientFrame::Ack(ids, entries)) => {
+                self.ack(reference, &ids, &entries);
                 return None;
             }
             Ok(ClientFrame::Read(message_id)) => {
@@ -68,7 +71,18 @@ impl Session {
         Ok(())
     }
 
-    fn ack(&mut self, reference: Option<String>, ids: &[MessageId]) {
+    fn ack(&mut self, reference: Option<String>, ids: &[MessageId], entries: &[(GroupId, Position)]) {
+        if let Err(TooMany) = self.acks.add(entries) {
+            let detail = "acks of too many groups wait to be stored";
+            let problem = Problem::too_many("too-many-acks", detail, 1);
+            return self.write(&ServerFrame::error(reference, &problem));
+        }
+        for (group, position) in entries {
+            self.logs.ack(*group, *position);
+        }
+        // Without a `ref` nobody waits for what is stored within a second.
+        let is_awaited = reference.is_some() && !entries.is_empty();
+        let stored = is_awaited.then(|| self.acks.when_stored());
         let (queue, device) = (Arc::clone(&self.sockets.queue), self.caller.device_no);
         let (mut positions, mut waited, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for id in ids {
@@ -89,6 +103,11 @@ impl Session {
             }
             if done.is_ok() && !others.is_empty() {
                 done = queue.ack_ids(device, &others).await;
+            }
+            if let Some(stored) = stored.filter(|_| done.is_ok())
+                && !stored.await.unwrap_or(false)
+            {
+                done = Err(StoreError::Unavailable("the acks could not be stored".into()));
             }
             match done {
                 Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),
