@@ -1,10 +1,11 @@
 //! The bodies of `welcome` and `joined` items as the engines store them: a version byte, the group, and for a Welcome its
-//! epoch and its bytes.
+//! epoch and its bytes. And the body of a `membership` entry.
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::domain::{Epoch, GroupId};
+use super::LOG_LIFE;
+use crate::domain::{Epoch, GroupId, UserId};
 
 const VERSION: u8 = 1;
 
@@ -13,6 +14,19 @@ pub(super) const WELCOME: i16 = 3;
 
 /// `messages.kind` of a `joined` item.
 pub(super) const JOINED: i16 = 4;
+
+/// How long a `welcome` or `joined` item waits for its device: as long as the log that it opens.
+pub(super) const ITEM_LIFE: std::time::Duration = LOG_LIFE;
+
+/// Writes the body of a `membership` entry (see [`crate::domain::EntryKind::Membership`]).
+pub(super) fn membership(added: &[UserId], removed: &[UserId]) -> Bytes {
+    let list = |users: &[UserId]| {
+        let users: Vec<String> =
+            users.iter().map(|user| format!("\"{}\"", user.uuid().hyphenated())).collect();
+        users.join(",")
+    };
+    Bytes::from(format!("{{\"added\":[{}],\"removed\":[{}]}}", list(added), list(removed)))
+}
 
 /// Writes the body of a Welcome.
 pub(super) fn encode_welcome(group: GroupId, epoch: Epoch, welcome: &[u8]) -> Vec<u8> {
@@ -53,6 +67,16 @@ mod tests {
         let welcome = encode_welcome(group, Epoch(9), b"sealed");
         assert_eq!(decode_welcome(&welcome), Some((group, Epoch(9), Bytes::from_static(b"sealed"))));
         assert_eq!(decode_joined(&encode_joined(group)), Some(group));
+    }
+
+    #[test]
+    fn a_membership_entry_names_users_in_json() {
+        let [one, other] = [1, 2].map(|number| UserId::new(Uuid::from_u128(number)));
+        let nobody = membership(&[], &[]);
+        assert_eq!(&nobody[..], br#"{"added":[],"removed":[]}"#);
+        let both = "00000000-0000-0000-0000-000000000001\",\"00000000-0000-0000-0000-000000000002";
+        let expected = format!("{{\"added\":[\"{both}\"],\"removed\":[]}}");
+        assert_eq!(membership(&[one, other], &[]), expected.as_bytes());
     }
 
     #[test]

@@ -576,3 +576,10 @@ pub trait GroupActs: Send + Sync {
 pub(super) fn entry_id(now: Timestamp) -> MessageId {
     MessageId::fresh(now)
 }
+
+/// The lowest epoch from which an MLS group takes application messages once it is in `epoch`: at most `past` before it, and
+/// none from before a removal.
+#[must_use]
+pub(super) fn oldest_epoch(before: Epoch, epoch: Epoch, removes: bool, past: u32) -> Epoch {
+    if removes { epoch } else { before.max(Epoch(epoch.0 - i64::from(past))) }
+}

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, QueryBuilder, Row as _, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
-use super::{BEGIN, ROWS_AT_ONCE, rows};
+use super::{BEGIN, ROWS_AT_ONCE, notices::NO_DEVICE, rows};
 use crate::{
     domain::{
         Clock, Conversation, ConversationId, DeviceNo, MessageId, Position, Receipt, Send, Sequence, UserId,
@@ -151,7 +151,7 @@ async fn known(tx: &mut SqliteConnection, batch: &[Send]) -> Result<HashMap<Mess
          WHERE message_id IN (SELECT unhex(value) FROM json_each(?))",
     )
     .bind(rows::uuids(batch.iter().map(|send| send.message_id.uuid())))
-    .fetch_all(tx)
+    .fetch_all(&mut *tx)
     .await?;
     let mut known = HashMap::with_capacity(found.len());
     for row in found {
@@ -172,10 +172,38 @@ async fn known(tx: &mut SqliteConnection, batch: &[Send]) -> Result<HashMap<Mess
         let sender = rows::device_no(&row, "sender_no")?;
         known.insert(message_id, Known { sender, digest, receipt });
     }
+    known.extend(entries(tx, batch).await?);
     Ok(known)
 }
 
-/// The participants of named conversations, each from one of its messages: all have the same two.
+/// Ids that entries of group logs have: no send is the same as an entry.
+async fn entries(
+    tx: &mut SqliteConnection,
+    batch: &[Send],
+) -> Result<HashMap<MessageId, Known>, sqlx::Error> {
+    let found = sqlx::query(
+        "SELECT message_id, accepted_at FROM group_log \
+         WHERE message_id IN (SELECT unhex(value) FROM json_each(?))",
+    )
+    .bind(rows::uuids(batch.iter().map(|send| send.message_id.uuid())))
+    .fetch_all(tx)
+    .await?;
+    let mut entries = HashMap::with_capacity(found.len());
+    for row in found {
+        let message_id = MessageId::new(row.try_get("message_id")?);
+        let receipt = Receipt {
+            message_id,
+            conversation_id: ConversationId::new(Uuid::nil()),
+            sequence: Sequence(0),
+            accepted_at: rows::timestamp(&row, "accepted_at")?,
+        };
+        entries.insert(message_id, Known { sender: NO_DEVICE, digest: [0; 32], receipt });
+    }
+    Ok(entries)
+}
+
+/// The participants of named conversations, each from one of its messages: all have the same two. A group's id is a
+/// conversation of nobody.
 async fn conversations(
     tx: &mut SqliteConnection,
     batch: &[Send],
@@ -190,15 +218,25 @@ async fn conversations(
     if named.is_empty() {
         return Ok(HashMap::new());
     }
+    let named = rows::uuids(named);
+    let groups =
+        sqlx::query("SELECT group_id FROM groups WHERE group_id IN (SELECT unhex(value) FROM json_each(?))")
+            .bind(&named)
+            .fetch_all(&mut *tx)
+            .await?;
+    let mut conversations = HashMap::with_capacity(groups.len());
+    for row in groups {
+        let nobody = UserId::new(Uuid::nil());
+        conversations.insert(ConversationId::new(row.try_get("group_id")?), (nobody, nobody));
+    }
     let found = sqlx::query(
         "SELECT m.conversation_id, m.sender_id, m.recipient_id FROM json_each(?) c JOIN messages m \
          ON m.rowid = (SELECT first.rowid FROM messages first \
                        WHERE first.conversation_id = unhex(c.value) ORDER BY first.sequence LIMIT 1)",
     )
-    .bind(rows::uuids(named))
+    .bind(named)
     .fetch_all(tx)
     .await?;
-    let mut conversations = HashMap::with_capacity(found.len());
     for row in found {
         let id = ConversationId::new(row.try_get("conversation_id")?);
         conversations.insert(id, (rows::user_id(&row, "sender_id")?, rows::user_id(&row, "recipient_id")?));
@@ -309,7 +347,7 @@ async fn insert_items(tx: &mut SqliteConnection, chunk: &[NewItem<'_>]) -> Resul
 }
 
 /// Whether the same batch may be tried again, or is itself at fault.
-fn fault(error: sqlx::Error) -> Fault {
+pub(super) fn fault(error: sqlx::Error) -> Fault {
     const BATCH_AT_FAULT: [i64; 4] = [1, 18, 19, 20]; // SQL error, too big, constraint, mismatch
     let refused = match &error {
         sqlx::Error::Database(source) => {

@@ -89,7 +89,7 @@ impl Store for SqliteStore {
     }
 
     async fn devices(&self, user: UserId) -> Result<Vec<Device>, StoreError> {
-        self.read(|conn| devices::devices(conn, user).boxed()).await
+        self.look(|conn| devices::devices(conn, user).boxed()).await
     }
 
     async fn note_seen(&self, device: DeviceNo, now: Timestamp) -> Result<(), StoreError> {
@@ -97,7 +97,8 @@ impl Store for SqliteStore {
     }
 
     async fn key_stats(&self, device: DeviceNo) -> Result<Option<KeyStats>, StoreError> {
-        self.read(|conn| keys::key_stats(conn, device).boxed()).await
+        let now = self.clock.now();
+        self.read(|conn| keys::key_stats(conn, device, now).boxed()).await
     }
 
     async fn lasting_keys(&self, device: DeviceNo) -> Result<Option<LastingKeys>, StoreError> {

@@ -7,7 +7,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use super::{
     Context,
     audit::{self, Entry},
-    notices, revocations, rows,
+    groups, mls_keys, notices, packages, revocations, rows,
 };
 use crate::{
     domain::{Caller, Delivery, Device, DeviceId, DeviceNo, DeviceNumber, SecurityEvent, Timestamp, UserId},
@@ -31,6 +31,7 @@ pub(super) async fn deactivate(
         return refused(Deactivated::NotAllowed);
     }
     let another = by.device_no != device;
+    groups::leave_all(tx, device).await?;
     erase_mailbox(tx, device).await?;
     erase_keys(tx, device, another, context.now).await?;
     for erase in
@@ -108,6 +109,8 @@ async fn erase_keys(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM prekeys WHERE device_no = ?").bind(device.0).execute(&mut *tx).await?;
+    packages::drop_all(tx, device).await?;
+    mls_keys::forget_all(tx, device).await?;
     sqlx::query(
         "UPDATE devices SET deactivated_at = ?, expelled = ?, signed_prekey_id = NULL, signed_prekey = NULL, \
          signed_prekey_signature = NULL, signed_prekey_at = NULL, last_resort_id = NULL, \
@@ -122,7 +125,7 @@ async fn erase_keys(
 }
 
 pub(super) async fn devices(conn: &mut SqliteConnection, user: UserId) -> Result<Vec<Device>, sqlx::Error> {
-    sqlx::query(
+    let mut devices = sqlx::query(
         "SELECT device_no, device_id, device_number, registration_id, identity_key, \
          linked_by_device_id, linked_by_identity_key, linked_by_signature, \
          device_name, created_at, last_seen \
@@ -143,8 +146,14 @@ pub(super) async fn devices(conn: &mut SqliteConnection, user: UserId) -> Result
             last_seen: rows::timestamp(&row, "last_seen")?,
         })
     })
-    .fetch_all(conn)
-    .await
+    .fetch_all(&mut *conn)
+    .await?;
+    let numbers: Vec<_> = devices.iter().map(|device| device.device_no).collect();
+    let mut keys = mls_keys::of_each(conn, &numbers).await?;
+    for device in &mut devices {
+        device.mls_signature_keys = keys.remove(&device.device_no).unwrap_or_default();
+    }
+    Ok(devices)
 }
 
 pub(super) async fn note_seen(

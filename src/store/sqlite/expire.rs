@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{accept::erase, rows};
+use super::{accept::erase, groups, rows};
 use crate::{
     domain::{DeviceNo, METADATA_LIFE, MessageId, Position, Timestamp},
     store::{AUDIT_LIFE, Expired, REVOCATION_LIFE},
@@ -42,7 +42,13 @@ pub(super) async fn expire(
     let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let mut room = limit.saturating_sub(number(due.len()));
     let mut expired = Expired { bodies: number(erased.len()), forgotten: number(over.len()), more: false };
-    for (forget, moment) in ended(now) {
+    let bodies = groups::expire_bodies(tx, now, room).await?;
+    expired.bodies = expired.bodies.saturating_add(bodies);
+    room = room.saturating_sub(bodies);
+    let entries = groups::expire_entries(tx, now, room).await?;
+    expired.forgotten = expired.forgotten.saturating_add(entries);
+    room = room.saturating_sub(entries);
+    for (forget, moment) in ended(now).into_iter().chain(groups::ended(now)) {
         let gone = sqlx::query(forget).bind(moment.millis()).bind(i64::from(room)).execute(&mut *tx).await?;
         let gone = u32::try_from(gone.rows_affected()).unwrap_or(u32::MAX);
         expired.forgotten = expired.forgotten.saturating_add(gone);

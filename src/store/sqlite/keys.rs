@@ -39,9 +39,9 @@ pub(super) async fn stock(tx: &mut SqliteConnection, device: DeviceNo) -> Result
 }
 
 /// The user of an active device and its current lasting keys.
-struct Owner {
-    user: UserId,
-    number: DeviceNumber,
+pub(super) struct Owner {
+    pub(super) user: UserId,
+    pub(super) number: DeviceNumber,
     lasting: Lasting,
 }
 
@@ -84,7 +84,7 @@ pub(super) async fn publish_keys(
     Ok(Published::Published { accepted, already_known, onetime_count, kem_count })
 }
 
-async fn owner(tx: &mut SqliteConnection, device: DeviceNo) -> Result<Option<Owner>, sqlx::Error> {
+pub(super) async fn owner(tx: &mut SqliteConnection, device: DeviceNo) -> Result<Option<Owner>, sqlx::Error> {
     sqlx::query(
         "SELECT user_id, device_number, signed_prekey_id, last_resort_id FROM devices \
          WHERE device_no = ? AND deactivated_at IS NULL",
@@ -149,18 +149,23 @@ fn id(key: KeyId) -> i64 {
 pub(super) async fn key_stats(
     conn: &mut SqliteConnection,
     device: DeviceNo,
+    now: Timestamp,
 ) -> Result<Option<KeyStats>, sqlx::Error> {
     sqlx::query(
-        "SELECT signed_prekey_at, last_resort_used, \
+        "SELECT signed_prekey_at, last_resort_used OR EXISTS (SELECT 1 FROM key_packages k \
+           WHERE k.device_no = d.device_no AND k.last_resort AND k.state = 0 AND k.given) AS last_resort_used, \
+         (SELECT count(*) FROM key_packages k WHERE k.device_no = d.device_no AND NOT k.last_resort \
+           AND k.state = 0 AND k.not_after > ?2) AS packages, \
          (SELECT count(*) FROM prekeys p WHERE p.device_no = d.device_no AND p.kind = 1) AS unused, \
          (SELECT count(*) FROM prekey_ledger l WHERE l.device_no = d.device_no AND l.kind = 1) AS total, \
          (SELECT count(*) FROM prekeys p WHERE p.device_no = d.device_no AND p.kind = 2) AS kem \
-         FROM devices d WHERE device_no = ? AND deactivated_at IS NULL",
+         FROM devices d WHERE device_no = ?1 AND deactivated_at IS NULL",
     )
     .bind(device.0)
+    .bind(now.millis())
     .try_map(|row: SqliteRow| {
         Ok(KeyStats {
-            key_packages: 0,
+            key_packages: rows::count(row.try_get("packages")?),
             unused_prekeys: rows::count(row.try_get("unused")?),
             total_prekeys: rows::count(row.try_get("total")?),
             kem_prekeys: rows::count(row.try_get("kem")?),

@@ -5,7 +5,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use super::rows::{self, corrupt};
 use crate::{
     domain::{ConversationId, DeviceNo, Item, Message, MessageId, Position, Sequence, Status, Timestamp},
-    store::Left,
+    store::{Left, group_items},
 };
 
 pub(super) async fn positions_of(
@@ -119,7 +119,17 @@ fn item(row: &SqliteRow) -> Result<Item, sqlx::Error> {
         0 => message(row).map(Item::Message),
         1 => Ok(Item::Deleted { message_id, deletes: MessageId::new(row.try_get("deletes")?), expires_at }),
         2 => Ok(Item::DevicesChanged { message_id, devices: rows::device_list(row)?, expires_at }),
-        _ => Err(corrupt("the kind of a message lies between 0 and 2")),
+        3 => {
+            let body = group_items::decode_welcome(row.try_get("body")?);
+            let (group_id, epoch, welcome) = body.ok_or_else(|| corrupt("a Welcome is well-formed"))?;
+            Ok(Item::Welcome { message_id, group_id, epoch, welcome, expires_at })
+        }
+        4 => {
+            let body = group_items::decode_joined(row.try_get("body")?);
+            let group_id = body.ok_or_else(|| corrupt("a joined item is well-formed"))?;
+            Ok(Item::Joined { message_id, group_id, expires_at })
+        }
+        _ => Err(corrupt("the kind of a message lies between 0 and 4")),
     }
 }
 

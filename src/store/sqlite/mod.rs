@@ -19,7 +19,9 @@ mod keys;
 mod ledger;
 mod links;
 mod mailbox;
+mod mls_keys;
 mod notices;
+mod packages;
 mod recovery;
 mod register;
 mod restore;
@@ -38,12 +40,13 @@ use sqlx::{Connection as _, SqliteConnection};
 use self::{
     accept::{Acceptance, Ack, Acking},
     folder::Folder,
+    groups::GroupAcceptance,
 };
 use super::{
-    Accepted, Committed, Limits, StoreError,
+    Accepted, Committed, GroupAccepted, Limits, StoreError,
     lane::{Bounds, Lane},
 };
-use crate::domain::{Clock, Delivery, Pseudonyms, Send, Timestamp};
+use crate::domain::{Clock, Delivery, GroupSend, LogEntry, Pseudonyms, Send, Timestamp};
 
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
@@ -52,9 +55,23 @@ const ROWS_AT_ONCE: usize = 1000;
 
 const SENDS: Bounds = Bounds { items: 4096, bytes: 64 << 20, batch: 256 };
 const ACKS: Bounds = Bounds { items: 4096, bytes: 64 << 20, batch: 256 };
+const GROUP_SENDS: Bounds = Bounds { items: 4096, bytes: 64 << 20, batch: 256 };
 
 /// What a writing act hands back: its outcome and what it committed for hot delivery.
-type Act<'c, T> = BoxFuture<'c, Result<(T, Vec<Delivery>), sqlx::Error>>;
+type Act<'c, T, E> = BoxFuture<'c, Result<(T, E), sqlx::Error>>;
+
+/// What an act committed for hot delivery.
+#[derive(Default)]
+struct Emitted {
+    items: Vec<Delivery>,
+    entries: Vec<Arc<LogEntry>>,
+}
+
+impl From<Vec<Delivery>> for Emitted {
+    fn from(items: Vec<Delivery>) -> Self {
+        Self { items, entries: Vec::new() }
+    }
+}
 
 /// What acts need besides what they are asked.
 #[derive(Clone)]
@@ -70,8 +87,10 @@ pub struct SqliteStore {
     folder: Folder,
     limits: Limits,
     committed: Committed,
+    clock: Arc<dyn Clock>,
     sends: Lane<Send, Accepted>,
     acks: Lane<Ack, u32>,
+    group_sends: Lane<GroupSend, GroupAccepted>,
 }
 
 impl SqliteStore {
@@ -90,14 +109,26 @@ impl SqliteStore {
     ) -> Result<Self, StoreError> {
         let folder = Folder::open(folder).await?;
         let writer = folder.writer.clone();
-        let acceptance = Acceptance { writer: writer.clone(), limits, committed: committed.clone(), clock };
+        let acceptance = Acceptance {
+            writer: writer.clone(),
+            limits,
+            committed: committed.clone(),
+            clock: Arc::clone(&clock),
+        };
+        let group_acceptance = GroupAcceptance {
+            writer: writer.clone(),
+            committed: committed.clone(),
+            clock: Arc::clone(&clock),
+        };
         Ok(Self {
             pseudonyms,
             folder,
             limits,
             committed,
+            clock,
             sends: Lane::start(SENDS, acceptance),
             acks: Lane::start(ACKS, Acking { writer }),
+            group_sends: Lane::start(GROUP_SENDS, group_acceptance),
         })
     }
 
@@ -139,18 +170,20 @@ impl SqliteStore {
     }
 
     /// Runs a writing act to its end, whatever becomes of the caller, and emits what it committed in commit order.
-    async fn write_and_emit<T, F>(&self, act: F) -> Result<T, StoreError>
+    async fn write_and_emit<T, E, F>(&self, act: F) -> Result<T, StoreError>
     where
         T: std::marker::Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> Act<'c, T> + std::marker::Send + 'static,
+        E: Into<Emitted> + std::marker::Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> Act<'c, T, E> + std::marker::Send + 'static,
     {
         let (pool, committed) = (self.folder.writer.clone(), self.committed.clone());
         let run = async move {
             let mut writer = pool.acquire().await?;
             let mut tx = writer.begin_with(BEGIN).await?;
-            let (outcome, deliveries) = act(&mut tx).await?;
+            let (outcome, emitted) = act(&mut tx).await?;
             tx.commit().await?;
-            committed.hand_over(deliveries);
+            let Emitted { items, entries } = emitted.into();
+            committed.hand_over_all(items, entries);
             Ok::<_, sqlx::Error>(outcome)
         };
         match tokio::spawn(run).await {
@@ -166,8 +199,10 @@ impl SqliteStore {
             + std::marker::Send
             + 'static,
     {
-        self.write_and_emit(move |tx| act(tx).map(|outcome| outcome.map(|done| (done, Vec::new()))).boxed())
-            .await
+        self.write_and_emit(move |tx| {
+            act(tx).map(|outcome| outcome.map(|done| (done, Emitted::default()))).boxed()
+        })
+        .await
     }
 
     async fn read<T, F>(&self, look: F) -> Result<T, StoreError>
@@ -176,6 +211,18 @@ impl SqliteStore {
     {
         let mut reader = self.folder.readers.acquire().await.map_err(unavailable)?;
         look(&mut reader).await.map_err(unavailable)
+    }
+
+    /// Reads in several statements, all as of one moment.
+    async fn look<T, F>(&self, look: F) -> Result<T, StoreError>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+    {
+        let mut reader = self.folder.readers.acquire().await.map_err(unavailable)?;
+        let mut moment = reader.begin().await.map_err(unavailable)?;
+        let found = look(&mut moment).await.map_err(unavailable)?;
+        moment.commit().await.map_err(unavailable)?;
+        Ok(found)
     }
 
     /// Moves what was committed into the database file and cuts the log, so that no erased body lingers there.

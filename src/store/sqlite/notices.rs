@@ -30,7 +30,7 @@ pub(super) struct Notice {
 }
 
 /// The relay's own word comes from no incarnation.
-const NO_DEVICE: DeviceNo = DeviceNo(0);
+pub(super) const NO_DEVICE: DeviceNo = DeviceNo(0);
 
 /// Tells a user's devices, but the newcomer, how the list of them looks now. In each mailbox the notice takes the place
 /// of an older one that still waits; so even a full mailbox grows by one item at most.

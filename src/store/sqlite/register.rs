@@ -5,9 +5,9 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use super::{
     Context,
     audit::{self, Entry},
-    ledger,
+    groups, ledger,
     links::{self, Voucher},
-    notices, recovery, rows, sessions, used,
+    mls_keys, notices, packages, recovery, rows, sessions, used,
 };
 use crate::{
     domain::{
@@ -16,6 +16,7 @@ use crate::{
     store::{
         Principal, Registered, Registration, Revival, SingleUse,
         ledger::{Key, keys_of_registration},
+        package_ledger::{Offered, Refused, offered},
     },
 };
 
@@ -41,6 +42,11 @@ pub(super) async fn register_device(
     if let Some(refusal) = reused(tx, user, &keys).await? {
         return refused(refusal);
     }
+    let offered = offered(&registration.packages);
+    let packages = match new_packages(tx, &registration, &offered).await? {
+        Ok(packages) => packages,
+        Err(outcome) => return refused(outcome),
+    };
 
     // What refuses must come before: a refusal is committed too, and must find nothing used up.
     let Right { user_since, voucher, uses_up } = right;
@@ -53,12 +59,18 @@ pub(super) async fn register_device(
     let device_no = insert_device(tx, &registration, device_number, linked_by, context.now).await?;
     ledger::enter(tx, user, device_no, &keys.iter().collect::<Vec<_>>()).await?;
     open_mailbox(tx, user, device_no).await?;
+    for key in &registration.mls_signature_keys {
+        mls_keys::insert(tx, device_no, key).await?;
+    }
+    packages::insert(tx, user, device_no, &packages).await?;
     sessions::insert(tx, device_no, &registration.session, context.now).await?;
     let by = voucher.map(|voucher| voucher.number);
     let entry = Entry { user, event: SecurityEvent::DeviceAdded, device: Some(device_number), by };
     audit::enter(tx, entry, &context).await?;
-    let deliveries = notices::devices_changed(tx, user, Some(device_no), &context).await?;
-    let caller = Caller { user_id: user, device_id: registration.device_id, device_number, device_no };
+    let mut deliveries = notices::devices_changed(tx, user, Some(device_no), &context).await?;
+    let device_id = registration.device_id.clone();
+    let caller = Caller { user_id: user, device_id, device_number, device_no };
+    deliveries.extend(groups::join_rosters(tx, &caller, context.now).await?);
     Ok((Registered::Registered(Principal { caller, user_since }), deliveries))
 }
 
@@ -136,6 +148,23 @@ async fn reused(
 ) -> Result<Option<Registered>, sqlx::Error> {
     let ledger = ledger::read(tx, user, None, keys).await?;
     Ok(ledger.first_reused(keys).map(|key| Registered::KeyReused(key.kind, key.id)))
+}
+
+/// The packages of a registration, or the first MLS key or package that must not come.
+async fn new_packages<'k, 'a>(
+    tx: &mut SqliteConnection,
+    registration: &Registration,
+    offered: &'k [Offered<'a>],
+) -> Result<Result<Vec<&'k Offered<'a>>, Registered>, sqlx::Error> {
+    let keys = &registration.mls_signature_keys;
+    if let Some(scheme) = mls_keys::taken(tx, keys).await? {
+        return Ok(Err(Registered::MlsKeyReused(scheme)));
+    }
+    let known = packages::known(tx, registration.user_id, None, offered).await?;
+    Ok(known.fresh(offered, keys).map_err(|refused| match refused {
+        Refused::SignatureKeyUnknown(place) => Registered::PackageKeyUnknown(place),
+        Refused::Reused(place) => Registered::PackageReused(place),
+    }))
 }
 
 struct Incarnation {

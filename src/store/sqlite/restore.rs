@@ -2,6 +2,7 @@
 
 use sqlx::SqliteConnection;
 
+use super::groups;
 use crate::{
     domain::Timestamp,
     store::{Restored, restored::Jump},
@@ -9,6 +10,10 @@ use crate::{
 
 const LAST_RESORTS: &str =
     "UPDATE devices SET last_resort_used = 1 WHERE last_resort_id IS NOT NULL AND NOT last_resort_used";
+
+/// Whoever was given a last-resort package may still use it.
+const PACKAGES: &str =
+    "UPDATE key_packages SET state = CASE WHEN last_resort THEN 1 ELSE 3 END, body = NULL WHERE state = 0";
 
 /// Tables that number their rows.
 const NUMBERED: [&str; 3] = ["devices", "revocations", "audit"];
@@ -21,6 +26,8 @@ pub(super) async fn after(tx: &mut SqliteConnection, now: Timestamp) -> Result<R
         .execute(&mut *tx)
         .await?;
     sqlx::query(LAST_RESORTS).execute(&mut *tx).await?;
+    groups::roll_back(tx, jump).await?;
+    sqlx::query(PACKAGES).execute(&mut *tx).await?;
     let keys = sqlx::query("DELETE FROM prekeys").execute(&mut *tx).await?;
     sqlx::query("DELETE FROM link_tokens").execute(&mut *tx).await?;
     let sessions = sqlx::query("DELETE FROM sessions").execute(&mut *tx).await?;

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        DeviceId, DeviceNo, DeviceNumber, Envelope, EnvelopeType, IdentityKey, InvalidId, KeyId, LinkedBy,
-        ListedDevice, MessageType, Position, RegistrationId, Signature, SignedPreKey, Timestamp, UserId,
+        Caller, DeviceId, DeviceNo, DeviceNumber, Envelope, EnvelopeType, IdentityKey, InvalidId, KeyId,
+        LinkedBy, ListedDevice, MessageType, Position, RegistrationId, Signature, SignedPreKey, Timestamp,
+        UserId,
     },
     store::device_list,
 };
@@ -21,7 +22,7 @@ pub(super) fn corrupt(what: &'static str) -> sqlx::Error {
     sqlx::Error::Decode(Box::new(InvalidId(what)))
 }
 
-fn valid<T>(parsed: Result<T, InvalidId>) -> Read<T> {
+pub(super) fn valid<T>(parsed: Result<T, InvalidId>) -> Read<T> {
     parsed.map_err(|invalid| sqlx::Error::Decode(Box::new(invalid)))
 }
 
@@ -43,6 +44,16 @@ pub(super) fn device_number(row: &SqliteRow, column: &str) -> Read<DeviceNumber>
 
 pub(super) fn optional_device_number(row: &SqliteRow, column: &str) -> Read<Option<DeviceNumber>> {
     row.try_get::<Option<i64>, _>(column)?.map(|number| valid(DeviceNumber::new(number))).transpose()
+}
+
+/// The columns that name a device.
+pub(super) fn caller(row: &SqliteRow) -> Read<Caller> {
+    Ok(Caller {
+        user_id: user_id(row, "user_id")?,
+        device_id: device_id(row, "device_id")?,
+        device_number: device_number(row, "device_number")?,
+        device_no: device_no(row, "device_no")?,
+    })
 }
 
 pub(super) fn registration_id(row: &SqliteRow, column: &str) -> Read<RegistrationId> {
@@ -69,7 +80,7 @@ pub(super) fn digest(bytes: &[u8]) -> Read<[u8; 32]> {
     bytes.try_into().map_err(|_| corrupt("a digest has 32 bytes"))
 }
 
-fn signature(bytes: &[u8]) -> Read<Signature> {
+pub(super) fn signature(bytes: &[u8]) -> Read<Signature> {
     bytes.try_into().map_err(|_| corrupt("a signature has 64 bytes"))
 }
 

@@ -7,14 +7,15 @@ use std::{
 
 use restante::{
     domain::{
-        AuditEntry, Batch, Caller, Clock as _, Delivery, DeviceNo, Item, ListedDevice, ManualClock, Message,
-        Position, Pseudonyms, Receipt, Send, Timestamp, UserId,
+        AuditEntry, Batch, Caller, Clock as _, Delivery, DeviceNo, Item, ListedDevice, LogEntry, ManualClock,
+        Message, Position, Pseudonyms, Receipt, Send, Timestamp, UserId,
     },
     store::{
         Accepted, Committed, Deactivated, HistoryQuery, Left, Limits, Registered, Registration, Revocation,
         Session, Store, sqlite::SqliteStore,
     },
 };
+use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -28,7 +29,10 @@ pub(crate) struct Engine {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<ManualClock>,
     deliveries: Mutex<mpsc::Receiver<Batch>>,
+    /// Where the embedded engine lies.
     pub(crate) folder: Option<TempDir>,
+    /// Where the database of the other one is.
+    pub(crate) url: Option<SecretString>,
 }
 
 /// The names that users have in the audit trail of every test.
@@ -69,7 +73,7 @@ impl Parts {
 
     /// The engine around a store that was made with these parts.
     pub(crate) fn around(self, store: Arc<dyn Store>, folder: Option<TempDir>) -> Engine {
-        Engine { store, clock: self.clock, deliveries: Mutex::new(self.deliveries), folder }
+        Engine { store, clock: self.clock, deliveries: Mutex::new(self.deliveries), folder, url: None }
     }
 }
 
@@ -93,14 +97,20 @@ impl Engine {
         self.clock.advance(span);
     }
 
-    /// Everything emitted for hot delivery since the last call.
+    /// Every item emitted for hot delivery since the last call.
     pub(crate) fn emitted(&self) -> Vec<Delivery> {
+        self.emitted_all().0
+    }
+
+    /// Every item and every entry emitted for hot delivery since the last call.
+    pub(crate) fn emitted_all(&self) -> (Vec<Delivery>, Vec<Arc<LogEntry>>) {
         let mut batches = self.deliveries.lock().unwrap();
-        let mut deliveries = Vec::new();
+        let mut emitted = (Vec::new(), Vec::new());
         while let Ok(batch) = batches.try_recv() {
-            deliveries.extend(batch.deliveries);
+            emitted.0.extend(batch.deliveries);
+            emitted.1.extend(batch.entries);
         }
-        deliveries
+        emitted
     }
 
     pub(crate) async fn try_register(&self, registration: Registration) -> Registered {
@@ -251,9 +261,12 @@ macro_rules! on_both_engines {
                 let Some((engine, database)) = crate::support::postgres::make(crate::support::engine::$limits()).await else {
                     return;
                 };
-                let result = tokio::spawn(super::$test(engine)).await;
+                let test = std::panic::AssertUnwindSafe(super::$test(engine));
+                let result = futures_util::FutureExt::catch_unwind(test).await;
                 database.drop().await;
-                result.unwrap();
+                if let Err(panic) = result {
+                    std::panic::resume_unwind(panic);
+                }
             })+
         }
     };

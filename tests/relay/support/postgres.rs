@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use restante::store::{Limits, Store as _, postgres::PostgresStore};
+use restante::{
+    domain::ManualClock,
+    store::{Limits, Store as _, postgres::PostgresStore},
+};
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -36,7 +39,16 @@ pub(crate) async fn make(limits: Limits) -> Option<(Engine, Database)> {
     )
     .await;
     let store = Arc::new(store.unwrap());
-    Some((parts.around(store.clone(), None), Database { server, name, store }))
+    let mut engine = parts.around(store.clone(), None);
+    engine.url = Some(url);
+    Some((engine, Database { server, name, store }))
+}
+
+/// Another node's store on the same database. What it emits goes nowhere.
+pub(crate) async fn second(url: &SecretString, clock: Arc<ManualClock>) -> Arc<PostgresStore> {
+    let (committed, _nowhere) = restante::store::committed(1, 1);
+    let (limits, pseudonyms) = (super::engine::roomy(), super::engine::pseudonyms());
+    Arc::new(PostgresStore::connect(url, 5, limits, committed, clock, pseudonyms).await.unwrap())
 }
 
 impl Database {

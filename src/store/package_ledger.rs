@@ -1,0 +1,93 @@
+//! Which key packages may come, given every one that was uploaded before and is not forgotten.
+//!
+//! Pure, and the same for both engines: an engine reads what is known, asks here, and enters what is new. Packages are looked
+//! at in one order, so that both engines name the same one of several that must not come: one-time ones, then the last-resort
+//! one.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{PackagePlace, PackageUpload};
+use crate::domain::{KeyPackage, KeyPackageRef, MlsSignatureKey};
+
+/// A package of an upload.
+pub(super) struct Offered<'a> {
+    pub(super) place: PackagePlace,
+    pub(super) package: &'a KeyPackage,
+    /// BLAKE3 of its body.
+    pub(super) digest: [u8; 32],
+}
+
+impl Offered<'_> {
+    pub(super) fn is_last_resort(&self) -> bool {
+        self.place == PackagePlace::LastResort
+    }
+}
+
+/// Every package of an upload, in order.
+pub(super) fn offered(upload: &PackageUpload) -> Vec<Offered<'_>> {
+    let one_time = upload.packages.iter().enumerate();
+    let one_time = one_time.map(|(index, package)| (PackagePlace::OneTime(index), package));
+    let last_resort = upload.last_resort.iter().map(|package| (PackagePlace::LastResort, package));
+    let digest = |package: &KeyPackage| blake3::hash(&package.body).into();
+    let all = one_time.chain(last_resort);
+    all.map(|(place, package)| Offered { place, package, digest: digest(package) }).collect()
+}
+
+/// Why an upload of packages is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    SignatureKeyUnknown(PackagePlace),
+    Reused(PackagePlace),
+}
+
+/// What is known about the packages of one upload.
+#[derive(Debug, Default)]
+pub(super) struct PackageLedger {
+    /// The digest of the body, where it is a package of this device.
+    references: HashMap<KeyPackageRef, Option<[u8; 32]>>,
+    init_keys: HashSet<[u8; 32]>,
+}
+
+impl PackageLedger {
+    /// A package with this reference and body was uploaded by this device.
+    pub(super) fn hold_own(&mut self, reference: KeyPackageRef, digest: [u8; 32]) {
+        self.references.insert(reference, Some(digest));
+    }
+
+    /// A package with this reference was uploaded by another device.
+    pub(super) fn hold_foreign(&mut self, reference: KeyPackageRef) {
+        self.references.insert(reference, None);
+    }
+
+    /// The user has uploaded a package with this init key, from some device.
+    pub(super) fn hold_init_key(&mut self, digest: [u8; 32]) {
+        self.init_keys.insert(digest);
+    }
+
+    /// Those of a device's packages that are new, or the first that must not come. `keys`: the device's, current.
+    pub(super) fn fresh<'k, 'a>(
+        mut self,
+        offered: &'k [Offered<'a>],
+        keys: &[MlsSignatureKey],
+    ) -> Result<Vec<&'k Offered<'a>>, Refused> {
+        let mut fresh = Vec::with_capacity(offered.len());
+        for one in offered {
+            let package = one.package;
+            match self.references.get(&package.reference) {
+                Some(Some(digest)) if *digest == one.digest => continue,
+                Some(_) => return Err(Refused::Reused(one.place)),
+                None => {}
+            }
+            let scheme = package.cipher_suite.signature_scheme();
+            if !keys.iter().any(|key| key.scheme == scheme && key.public_key == package.signature_key) {
+                return Err(Refused::SignatureKeyUnknown(one.place));
+            }
+            if !self.init_keys.insert(package.init_key_digest) {
+                return Err(Refused::Reused(one.place));
+            }
+            self.hold_own(package.reference, one.digest);
+            fresh.push(one);
+        }
+        Ok(fresh)
+    }
+}
