@@ -8,7 +8,7 @@ use utoipa::{
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 use crate::{
-    auth,
+    auth, groups,
     http::{KnownPaths, service},
     keys, messages, queue,
 };
@@ -25,6 +25,7 @@ use crate::{
         (name = "service", description = "The relay itself"),
         (name = "auth", description = "Devices prove themselves"),
         (name = "keys", description = "Devices and their public keys"),
+        (name = "groups", description = "MLS groups and roster groups"),
         (name = "messages", description = "Sealed messages and the mailbox"),
         (name = "socket", description = "Live delivery"),
     )
@@ -48,6 +49,7 @@ pub fn routes(services: &mut ServiceConfig<'_>) {
         .configure(auth::routes::routes)
         .configure(keys::routes::routes)
         .configure(messages::routes::routes)
+        .configure(groups::routes::routes)
         .configure(queue::routes::routes)
         .service(get_openapi);
 }

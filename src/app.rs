@@ -270,6 +270,7 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
             .app_data(parts.address_budgets.clone())
             .app_data(parts.keys.clone())
             .app_data(parts.messages.clone())
+            .app_data(parts.groups.clone())
             .app_data(parts.queue.clone())
             .wrap(Condition::new(!config.cors_allowed_origins.is_empty(), cors(&config)))
             .wrap(from_fn(frame))
@@ -302,7 +303,7 @@ fn cors(config: &Config) -> Cors {
     let allowed = config.cors_allowed_origins.iter();
     let cors = allowed.fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
     cors.allowed_methods(["GET", "POST", "PUT", "DELETE"])
-        .allowed_headers(["authorization", "content-type"])
+        .allowed_headers(["authorization", "content-type", "x-join-token"])
         .expose_headers(["x-request-id", "retry-after"])
         .max_age(3600)
         .block_on_origin_mismatch(false)

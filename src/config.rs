@@ -15,7 +15,8 @@ use std::{
 
 pub use kinds::{
     AddressLimits, AdmissionAlgorithm, AdmissionSettings, AuthMode, ClientLimits, FetchLimits,
-    ForwardedHeader, GroupLimits, LogFormat, MasterSecret, Proxies, RegistrationMode, SocketTimes,
+    ForwardedHeader, GroupLimits, LogFormat, MasterSecret, MlsSettings, Proxies, RegistrationMode,
+    SocketTimes,
 };
 use reader::Reader;
 use secrecy::SecretString;
@@ -51,6 +52,7 @@ pub struct Config {
     pub queue_life: Duration,
     pub socket: SocketTimes,
     pub shutdown_timeout: Duration,
+    pub mls: MlsSettings,
     pub limits: ClientLimits,
     pub group_limits: GroupLimits,
     pub address_limits: AddressLimits,
@@ -179,6 +181,10 @@ impl Config {
                 stall: reader.seconds("WS_STALL_TIMEOUT", 30, 1..=600),
             },
             shutdown_timeout: reader.seconds("SHUTDOWN_TIMEOUT", 30, 1..=600),
+            mls: MlsSettings {
+                cipher_suites: reader.cipher_suites("MLS_CIPHER_SUITES", "1,2,3"),
+                key_package_life: reader.days("KEY_PACKAGE_MAX_LIFETIME_DAYS", 90, 1..=365),
+            },
             limits: ClientLimits {
                 body: reader.number("MAX_BODY_BYTES", 64 << 10, 1024..=16 << 20),
                 keys_body: reader.number("MAX_KEYS_BODY_BYTES", 1 << 20, 1024..=16 << 20),
@@ -291,129 +297,4 @@ fn is_origin(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-
-    use super::*;
-
-    fn vars(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    }
-
-    fn faults(pairs: &[(&str, &str)]) -> Vec<String> {
-        Config::from_vars(&BTreeMap::new(), &vars(pairs)).map_or_else(|faults| faults.0, |_| Vec::new())
-    }
-
-    #[test]
-    fn without_settings_the_relay_is_embedded_on_loopback() {
-        let config = Config::from_vars(&BTreeMap::new(), &BTreeMap::new()).unwrap();
-        assert_eq!(config.address().to_string(), "127.0.0.1:8091");
-        assert!(config.database_url.is_none() && config.redis_url.is_none());
-        assert_eq!(config.auth_mode, AuthMode::Device);
-        assert_eq!(config.store_limits.mailbox_items_per_sender, 1000);
-    }
-
-    #[test]
-    fn all_faults_are_told_at_once() {
-        let told =
-            faults(&[("PORT", "high"), ("HOST", "here"), ("REDIS_URL", "redis://x"), ("AUTH_MODE", "none")]);
-        assert_eq!(told.len(), 4, "{told:?}");
-        for name in ["PORT", "HOST", "REDIS_URL", "AUTH_MODE"] {
-            assert!(told.iter().any(|fault| fault.starts_with(name)), "{name} in {told:?}");
-        }
-    }
-
-    #[test]
-    fn typos_are_faults_that_name_what_was_meant() {
-        assert_eq!(faults(&[("RESTANTE_PORT", "1")]), ["RESTANTE_PORT is not a setting; did you mean PORT?"]);
-        assert_eq!(
-            faults(&[("DATABSE_URL", "x")]),
-            ["DATABSE_URL is not a setting; did you mean DATABASE_URL?"]
-        );
-        assert_eq!(faults(&[("WS_HEARTBEAT_INTERVALL", "5")]).len(), 1);
-        assert!(
-            faults(&[("PATH", "/bin"), ("HOSTNAME", "h"), ("HOME", "/"), ("POSTGRES_PASSWORD", "p")])
-                .is_empty()
-        );
-        let file = vars(&[("SOMETHING", "x")]);
-        assert!(Config::from_vars(&file, &BTreeMap::new()).is_err(), "a .env file holds settings only");
-    }
-
-    #[test]
-    fn production_needs_one_secret_for_all_nodes() {
-        let told = faults(&[("DATABASE_URL", "postgres://h/d")]);
-        assert!(told[0].starts_with("MASTER_SECRET is missing"), "{told:?}");
-        assert!(told[1].starts_with("TOKEN_SIGNING_KEY is missing"), "{told:?}");
-        assert_eq!(
-            faults(&[("MASTER_SECRET", "c2hvcnQ=")]),
-            ["MASTER_SECRET must be 32 bytes in padded base64"]
-        );
-    }
-
-    #[test]
-    fn open_mode_stays_on_loopback_unless_it_is_really_meant() {
-        let open = [("AUTH_MODE", "open"), ("HOST", "0.0.0.0")];
-        assert_eq!(faults(&open).len(), 1);
-        assert!(faults(&[open[0], open[1], ("AUTH_OPEN_ALLOW_REMOTE", "true")]).is_empty());
-    }
-
-    #[test]
-    fn a_cluster_of_redis_is_declared_with_its_seeds_and_faults_tell_no_password() {
-        let production = |url: &str| {
-            let secret = STANDARD.encode([7; 32]);
-            let told = faults(&[
-                ("DATABASE_URL", "postgres://h/d"),
-                ("MASTER_SECRET", &secret),
-                ("TOKEN_SIGNING_KEY", &secret),
-                ("REDIS_URL", url),
-            ]);
-            assert!(!told.iter().any(|fault| fault.contains("hunter2")), "{told:?}");
-            told.len()
-        };
-        for good in
-            ["redis://:hunter2@h:1", "redis+cluster://a:1,b:2", "redis+cluster://u:hunter2@a,[::1]:7000"]
-        {
-            assert_eq!(production(good), 0, "{good}");
-        }
-        for bad in
-            ["", "a,", "u:hunter2@", "u:hunter2@a/0", "a:x", "a:1,redis://b", "a?b", "a b", "u:hun/ter2@a"]
-        {
-            assert_eq!(production(&format!("redis+cluster://{bad}")), 1, "{bad}");
-        }
-        for bad in ["redis://:hunter2@a:1,b:2", "rediss+cluster://hunter2@a", "hunter2"] {
-            assert_eq!(production(bad), 1, "{bad}");
-        }
-    }
-
-    #[test]
-    fn debug_output_hides_secrets() {
-        let secret = STANDARD.encode([7; 32]);
-        let config = Config::from_vars(
-            &BTreeMap::new(),
-            &vars(&[
-                ("DATABASE_URL", "postgres://user:hunter2@h/d"),
-                ("MASTER_SECRET", &secret),
-                ("TOKEN_SIGNING_KEY", &secret),
-            ]),
-        );
-        let shown = format!("{:?}", config.unwrap());
-        assert!(!shown.contains("hunter2") && !shown.contains("7, 7") && !shown.contains(&secret), "{shown}");
-    }
-
-    #[test]
-    fn the_example_file_shows_every_setting_with_its_default() {
-        let example = include_str!("../.env.example");
-        let shown: Vec<Known> = Config::known();
-        let lines: Vec<_> = example
-            .lines()
-            .filter_map(|line| line.strip_prefix('#').unwrap_or(line).split_once('='))
-            .collect();
-        let named: Vec<_> = lines
-            .iter()
-            .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
-            .collect();
-        let expected: Vec<_> = shown.iter().map(|known| (known.name, known.default.as_str())).collect();
-        let found: Vec<_> = named.iter().map(|(name, value)| (*name, *value)).collect();
-        assert_eq!(found, expected);
-    }
-}
+mod tests;

@@ -89,6 +89,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod groups;
 pub mod hot;
 pub mod http;
 pub mod jobs;

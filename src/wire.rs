@@ -196,7 +196,9 @@ names!(
 
 mod groups;
 
-pub use groups::{ExternalJoin, GroupView, Handshake, LogEntryView, MemberView, Role};
+pub use groups::{
+    EntryKind, ExternalJoin, GroupView, Handshake, LogEntryView, MemberDeviceView, MemberView, Role,
+};
 
 /// See [`domain::EnvelopeType`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

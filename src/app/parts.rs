@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use actix_web::web;
@@ -13,13 +13,17 @@ use crate::{
     auth::{Admissions, Authority, Challenges, Logins, RefreshTokens},
     config::{AuthMode, Config, RegistrationMode},
     domain::{Clock, ConversationKey, Quota},
+    groups::{Checks, GroupRules, Groups},
     hot::{Budgets, Switchboard},
     http::{AddressBudgets, service::Health},
-    keys::{FetchRules, Keys, RegistrationRules},
+    keys::{FetchRules, Keys, PackageRules, RegistrationRules},
     messages::{Messages, SendRules},
     queue::{Queue, routes::SocketFloor},
     store::Store,
 };
+
+/// The longest life of a leaf: 90 days, and an hour for clocks that disagree.
+const LONGEST_LIFETIME: Duration = Duration::from_hours(90 * 24 + 1);
 
 /// What every feature stands on.
 pub(super) struct Ground {
@@ -41,6 +45,7 @@ pub(super) struct Parts {
     pub(super) address_budgets: web::Data<AddressBudgets>,
     pub(super) keys: web::Data<Keys>,
     pub(super) messages: web::Data<Messages>,
+    pub(super) groups: web::Data<Groups>,
     pub(super) queue: web::Data<Queue>,
 }
 
@@ -74,6 +79,7 @@ impl Parts {
             address_budgets: web::Data::new(address_budgets),
             keys: web::Data::new(ground.keys(config, budgets)),
             messages: messages.into(),
+            groups: web::Data::new(ground.groups(config)),
             queue: queue.into(),
         }
     }
@@ -99,6 +105,18 @@ impl Ground {
         Messages { store, switchboard, clock, rules, conversations: self.conversations() }
     }
 
+    fn groups(&self, config: &Config) -> Groups {
+        let (store, switchboard, clock) = self.shared();
+        let rules = GroupRules {
+            envelope: config.limits.envelope,
+            plaintext_guard: config.plaintext_guard,
+            max_members: config.store_limits.max_members,
+            invite_life: config.group_limits.invite_life,
+            longest_lifetime: LONGEST_LIFETIME,
+        };
+        Groups { store, switchboard, clock, rules, checks: Checks::new(config.group_limits.concurrency) }
+    }
+
     fn keys(&self, config: &Config, budgets: Arc<Budgets>) -> Keys {
         let (store, switchboard, clock) = self.shared();
         let registration = RegistrationRules {
@@ -112,7 +130,20 @@ impl Ground {
             newcomers: Quota::per_hour(config.fetch_limits.newcomers),
             conversations: self.conversations(),
         };
-        Keys { store, switchboard, clock, registration, fetch, budgets, limits: config.store_limits }
+        let packages = PackageRules {
+            cipher_suites: config.mls.cipher_suites.clone(),
+            max_lifetime: config.mls.key_package_life,
+        };
+        Keys {
+            store,
+            switchboard,
+            clock,
+            registration,
+            fetch,
+            packages,
+            budgets,
+            limits: config.store_limits,
+        }
     }
 
     fn logins(&self, config: &Config, budgets: Arc<Budgets>) -> Logins {

@@ -5,6 +5,8 @@ use std::{fmt, time::Duration};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use crate::domain::CipherSuite;
+
 /// How callers are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMode {
@@ -85,6 +87,15 @@ pub struct FetchLimits {
     pub target: u32,
     /// To all callers whose user ids are younger than a day.
     pub newcomers: u32,
+}
+
+/// What MLS material the relay takes.
+#[derive(Debug, Clone)]
+pub struct MlsSettings {
+    /// The cipher suites of key packages and groups.
+    pub cipher_suites: Vec<CipherSuite>,
+    /// The longest lifetime of a key package.
+    pub key_package_life: Duration,
 }
 
 /// How log lines look.

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Known, MasterSecret};
+use crate::domain::CipherSuite;
 
 /// Reads settings, remembers which there are and what is wrong with them.
 pub(super) struct Reader {
@@ -90,6 +91,16 @@ impl Reader {
     pub(super) fn list(&mut self, name: &'static str) -> Vec<String> {
         let value = self.value(name, "").unwrap_or_default();
         value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Numbers of MLS cipher suites, at least one.
+    pub(super) fn cipher_suites(&mut self, name: &'static str, default: &str) -> Vec<CipherSuite> {
+        let text = self.text(name, default);
+        let suite = |part: &str| part.trim().parse().ok().and_then(|number| CipherSuite::new(number).ok());
+        text.split(',').map(suite).collect::<Option<Vec<_>>>().unwrap_or_else(|| {
+            self.faults.push(format!("{name} must be some of 1, 2 and 3, comma separated"));
+            Vec::new()
+        })
     }
 
     pub(super) fn optional(&mut self, name: &'static str) -> Option<String> {

@@ -132,6 +132,12 @@ impl SignatureScheme {
             _ => Err(InvalidId("the signature schemes 1027 (P-256) and 2055 (Ed25519) are taken")),
         }
     }
+
+    /// The number (RFC 8446 §4.2.3).
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self as u16
+    }
 }
 
 /// A device's MLS signature key of one scheme, and its identity key's word for it.
@@ -297,6 +303,17 @@ pub struct Group {
     /// Whether the store was restored to a state that its members may have left behind: it goes on after a reset or an
     /// external commit.
     pub rolled_back: bool,
+}
+
+/// A group and what one of its members is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The group.
+    pub group: Group,
+    /// What the member may do.
+    pub role: Role,
+    /// Whether it was added to a roster group and has not acted in it yet.
+    pub invited: bool,
 }
 
 /// A user in a group.

@@ -24,8 +24,8 @@ pub use envelope::{
 };
 pub use group::{
     CipherSuite, EntryKind, Epoch, ExternalJoin, Group, GroupReceipt, GroupSend, Handshake, KeyPackage,
-    KeyPackageRef, LogEntry, MAX_MEMBERS, Member, MemberDevice, MlsSignatureKey, Role, SignatureScheme,
-    Window,
+    KeyPackageRef, LogEntry, MAX_MEMBERS, Member, MemberDevice, Membership, MlsSignatureKey, Role,
+    SignatureScheme, Window,
 };
 pub use ids::{
     ConversationId, DeviceId, DeviceNo, DeviceNumber, GroupId, InvalidId, InviteId, KeyId, MessageId,

@@ -102,7 +102,9 @@ pub struct KeysLow {
     pub onetime_prekeys: u32,
     /// One-time KEM pre-keys left.
     pub kem_prekeys: u32,
-    /// Whether the last-resort KEM pre-key was handed out.
+    /// One-time key packages left that have not ended, of all suites.
+    pub key_packages: u32,
+    /// Whether the last-resort KEM pre-key, or a last-resort key package, was handed out.
     pub last_resort_used: bool,
     /// Whether somebody fetched keys faster than the limits allow, and got none of the one-time ones.
     pub limit_tripped: bool,

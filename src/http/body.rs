@@ -60,8 +60,8 @@ impl<T: RequestBody> FromRequest for Body<T> {
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let limit = request.app_data::<web::Data<Config>>().map_or(0, |config| T::KIND.limit(&config.limits));
-        let checked = check_head(request, limit);
+        let limit = limit::<T>(request);
+        let checked = check_type(request).and(check_length(request, limit));
         let gate = T::ACT.map(|act| Gate::of(request, act));
         let payload = payload.take();
         Box::pin(async move {
@@ -69,27 +69,65 @@ impl<T: RequestBody> FromRequest for Body<T> {
                 gate?.pass().await?;
             }
             checked?;
-            let late = |_| Problem::new(408, "request-timeout", "the body did not come in time");
-            let bytes = timeout(BODY_TIMEOUT, read(payload, limit)).await.map_err(late)??;
-            if !T::ARRAY && bytes.trim_ascii_start().starts_with(b"[") {
-                return Err(Problem::bad_field(".", "an object is expected"));
-            }
-            read_json(&bytes).map(Self)
+            parse::<T>(&read_in_time(payload, limit).await?).map(Self)
         })
     }
 }
 
-fn check_head(request: &HttpRequest, limit: usize) -> Result<(), Problem> {
+/// A parsed JSON body where one may come; none when there is not a byte of it.
+pub struct OptionalBody<T>(pub Option<T>);
+
+impl<T: RequestBody> FromRequest for OptionalBody<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let limit = limit::<T>(request);
+        let (is_json, fits) = (check_type(request), check_length(request, limit));
+        let payload = payload.take();
+        Box::pin(async move {
+            fits?;
+            let bytes = read_in_time(payload, limit).await?;
+            if bytes.is_empty() {
+                return Ok(Self(None));
+            }
+            is_json?;
+            parse::<T>(&bytes).map(|body| Self(Some(body)))
+        })
+    }
+}
+
+fn limit<T: RequestBody>(request: &HttpRequest) -> usize {
+    request.app_data::<web::Data<Config>>().map_or(0, |config| T::KIND.limit(&config.limits))
+}
+
+async fn read_in_time(payload: Payload, limit: usize) -> Result<web::BytesMut, Problem> {
+    let late = |_| Problem::new(408, "request-timeout", "the body did not come in time");
+    timeout(BODY_TIMEOUT, read(payload, limit)).await.map_err(late)?
+}
+
+fn parse<T: RequestBody>(bytes: &[u8]) -> Result<T, Problem> {
+    if !T::ARRAY && bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::bad_field(".", "an object is expected"));
+    }
+    read_json(bytes)
+}
+
+fn check_type(request: &HttpRequest) -> Result<(), Problem> {
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = content_type.split(';').next().unwrap_or("").trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(
-            415,
-            "unsupported-media-type",
-            "the body must be sent as content-type: application/json",
-        ));
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
     }
+    Err(Problem::new(
+        415,
+        "unsupported-media-type",
+        "the body must be sent as content-type: application/json",
+    ))
+}
+
+fn check_length(request: &HttpRequest, limit: usize) -> Result<(), Problem> {
     let length = request
         .headers()
         .get(header::CONTENT_LENGTH)

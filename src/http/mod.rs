@@ -9,7 +9,7 @@ mod query;
 pub mod service;
 
 pub use address::CallerAddress;
-pub use body::{Body, BodyKind, RequestBody, read_json};
+pub use body::{Body, BodyKind, OptionalBody, RequestBody, read_json};
 pub use frame::{KnownPaths, frame, unknown_path};
 pub use limits::{Act, AddressBudgets};
 pub use problem::Problem;

@@ -1,16 +1,19 @@
 //! Keys and devices on the wire: request bodies and answers.
 
+pub(super) mod packages;
+pub(super) mod register;
+
 use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::{IntoParams, ToSchema};
 
+use self::packages::MlsKeyAnswer;
 use super::{RawPreKey, RawSignedPreKey};
 use crate::{
-    auth::TokenAnswer,
     domain::{self, Device},
-    http::{Act, BodyKind, RequestBody},
+    http::{BodyKind, RequestBody},
     store::TakenBundle,
     wire::{B64, Id, Time},
 };
@@ -35,49 +38,6 @@ pub(super) struct SignedPreKey {
     pub(super) public_key: B64,
     /// 64 bytes over the serialised key.
     pub(super) signature: B64,
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RegisterBody {
-    #[schema(example = "phone")]
-    pub(super) device_id: String,
-    pub(super) device_name: Option<String>,
-    /// 1–16383.
-    pub(super) registration_id: i64,
-    /// 32 bytes: Ed25519. 33 bytes, the first `0x05`: Signal's Curve25519.
-    pub(super) identity_key: B64,
-    /// The identity key's signature over the registration statement; may be absent in open mode.
-    pub(super) proof: Option<B64>,
-    pub(super) signed_prekey: SignedPreKey,
-    /// 50–200.
-    pub(super) onetime_prekeys: Vec<PreKey>,
-    #[serde(default)]
-    pub(super) kem_prekeys: Vec<SignedPreKey>,
-    /// Required with a 33-byte identity key.
-    pub(super) last_resort_kem_prekey: Option<SignedPreKey>,
-    /// For every device of a user that has some.
-    pub(super) link_token: Option<String>,
-    /// For a user that has no device left: the signature of an earlier identity key over the recovery statement.
-    pub(super) recovery_proof: Option<B64>,
-}
-
-impl RequestBody for RegisterBody {
-    const KIND: BodyKind = BodyKind::Keys;
-    const ACT: Option<Act> = Some(Act::Register);
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct RegisterAnswer {
-    pub(super) user_id: Id,
-    pub(super) device_id: String,
-    pub(super) device_number: u8,
-    pub(super) registration_id: u16,
-    pub(super) created_at: Time,
-    pub(super) onetime_prekey_count: usize,
-    pub(super) kem_prekey_count: usize,
-    #[serde(flatten)]
-    pub(super) tokens: TokenAnswer,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -224,6 +184,7 @@ pub(super) struct DeviceAnswer {
     pub(super) registration_id: u16,
     pub(super) identity_key: B64,
     pub(super) linked_by: Option<LinkedBy>,
+    pub(super) mls_signature_keys: Vec<MlsKeyAnswer>,
     /// For the owner only, like the two below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) device_name: Option<String>,
@@ -246,6 +207,8 @@ pub(super) struct StatsAnswer {
     pub(super) total_prekeys: u32,
     pub(super) used_prekeys: u32,
     pub(super) kem_prekeys: u32,
+    /// One-time key packages that are left and have not ended.
+    pub(super) key_packages: u32,
     /// Fewer than 20 one-time pre-keys are left.
     pub(super) low: bool,
     pub(super) signed_prekey_age_days: u64,
@@ -327,6 +290,7 @@ impl DeviceAnswer {
             registration_id: device.registration_id.get(),
             identity_key: b64(device.identity_key.as_bytes()),
             linked_by: device.linked_by.map(Into::into),
+            mls_signature_keys: device.mls_signature_keys.into_iter().map(Into::into).collect(),
             device_name: device.device_name.filter(|_| owner),
             created_at: owner.then_some(Time(device.created_at)),
             last_seen: owner.then_some(Time(device.last_seen)),

@@ -1,4 +1,4 @@
-//! Handing bundles out, and to whom without one-time keys: nobody may drain what others need.
+//! Handing bundles and key packages out, and to whom without one-time keys: nobody may drain what others need.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 /// How long a user id is a newcomer.
 const NEW: Duration = Duration::from_hours(24);
 
-/// How often bundles come with one-time keys.
+/// How often bundles come with one-time keys, and key packages are other than the last-resort one.
 pub struct FetchRules {
     /// One caller's fetches of one user.
     pub pair: Quota,
@@ -35,6 +35,27 @@ pub struct Fetcher {
     pub user_since: Timestamp,
 }
 
+/// Keys of a device that were taken, as far as its owner should hear of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    /// The incarnation.
+    pub(super) device: DeviceNo,
+    /// Whether few of the kind are left.
+    pub(super) is_low: bool,
+    /// Whether a last-resort one was given.
+    pub(super) last_resort_given: bool,
+}
+
+impl Taken {
+    fn of(bundle: &TakenBundle) -> Self {
+        Self {
+            device: bundle.device_no,
+            is_low: bundle.onetime_left < LOW,
+            last_resort_given: bundle.last_resort_given,
+        }
+    }
+}
+
 impl Keys {
     /// Takes a bundle of one device, and tells its owner when keys run low or a limit was tripped.
     ///
@@ -53,7 +74,7 @@ impl Keys {
         }
         let onetime = self.allowance(fetcher, user).await?;
         let taken = self.store.take_bundle(user, device, onetime).await?.ok_or(Refusal::UnknownDevice)?;
-        self.tell_owner(user, std::slice::from_ref(&taken), onetime).await?;
+        self.tell_owner(user, vec![Taken::of(&taken)], onetime).await?;
         Ok(taken)
     }
 
@@ -68,12 +89,16 @@ impl Keys {
         }
         let onetime = self.allowance(fetcher, user).await?;
         let taken = self.store.take_bundles(user, own, onetime).await?.ok_or(Refusal::UnknownDevice)?;
-        self.tell_owner(user, &taken, onetime).await?;
+        self.tell_owner(user, taken.iter().map(Taken::of).collect(), onetime).await?;
         Ok(taken)
     }
 
     /// Whether this fetch gets one-time keys. A user's own devices always do.
-    async fn allowance(&self, fetcher: Option<Fetcher>, target: UserId) -> Result<OneTimeKeys, Refusal> {
+    pub(super) async fn allowance(
+        &self,
+        fetcher: Option<Fetcher>,
+        target: UserId,
+    ) -> Result<OneTimeKeys, Refusal> {
         if fetcher.is_some_and(|fetcher| fetcher.user_id == target) {
             return Ok(OneTimeKeys::Given);
         }
@@ -110,10 +135,11 @@ impl Keys {
         Ok(known && self.draw("fetch known", &[target], self.fetch.half, now).await)
     }
 
-    async fn tell_owner(
+    /// Tells the devices that keys were taken from, where they run low or a limit was tripped.
+    pub(super) async fn tell_owner(
         &self,
         owner: UserId,
-        taken: &[TakenBundle],
+        taken: Vec<Taken>,
         onetime: OneTimeKeys,
     ) -> Result<(), Refusal> {
         let limit_tripped = onetime == OneTimeKeys::Withheld;
@@ -124,16 +150,19 @@ impl Keys {
                 return Ok(());
             }
         }
-        for bundle in taken {
-            if limit_tripped || bundle.onetime_left < LOW || bundle.last_resort_given {
-                let low = KeysLow {
-                    onetime_prekeys: bundle.onetime_left,
-                    kem_prekeys: bundle.kem_left,
-                    last_resort_used: bundle.last_resort_given,
-                    limit_tripped,
-                };
-                self.switchboard.notify(bundle.device_no, Event::KeysLow(low)).await;
-            }
+        for Taken { device, last_resort_given, .. } in
+            taken.into_iter().filter(|taken| limit_tripped || taken.is_low || taken.last_resort_given)
+        {
+            // None when the device was deactivated meanwhile.
+            let Some(stats) = self.store.key_stats(device).await? else { continue };
+            let low = KeysLow {
+                onetime_prekeys: stats.unused_prekeys,
+                kem_prekeys: stats.kem_prekeys,
+                key_packages: stats.key_packages,
+                last_resort_used: last_resort_given,
+                limit_tripped,
+            };
+            self.switchboard.notify(device, Event::KeysLow(low)).await;
         }
         Ok(())
     }

@@ -3,7 +3,10 @@
 mod body;
 mod check;
 mod fetch;
+pub mod mls;
+mod packages;
 mod problem;
+mod refusal;
 mod register;
 pub mod routes;
 pub mod signal;
@@ -13,8 +16,11 @@ use std::{sync::Arc, time::Duration};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-pub use check::{RawPreKey, RawSignedPreKey};
+pub use check::{RawMlsKey, RawPackages, RawPreKey, RawSignedPreKey};
 pub use fetch::{FetchRules, Fetcher};
+pub use mls::PackageRules;
+pub use packages::PackagesKept;
+pub use refusal::Refusal;
 pub use register::{Admission, RegistrationRequest, RegistrationRules};
 
 use crate::{
@@ -37,68 +43,6 @@ pub const ROTATION_AGE: Duration = Duration::from_hours(7 * 24);
 
 /// How long a link token lives.
 const LINK_LIFE: Duration = Duration::from_mins(10);
-
-/// Why an act on keys was refused. Fields are named as on the wire.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// A key is not one: the field and why.
-    #[error("invalid key")]
-    InvalidKey(String, String),
-    /// A signature does not verify: the field.
-    #[error("invalid signature")]
-    InvalidSignature(String),
-    /// The proof that the device holds its identity key does not verify.
-    #[error("invalid proof")]
-    InvalidProof,
-    /// A Signal identity comes without a last-resort KEM pre-key.
-    #[error("kem required")]
-    KemRequired,
-    /// Fewer one-time pre-keys than needed.
-    #[error("too few pre-keys")]
-    TooFew(&'static str, usize),
-    /// More pre-keys than a device may have: the field and the limit.
-    #[error("too many pre-keys")]
-    TooMany(&'static str, u32),
-    /// An id or key occurs twice in one list: the field and the index.
-    #[error("duplicate pre-key")]
-    Duplicate(String, usize),
-    /// A key or id was uploaded before: the field and the index, if it is in a list.
-    #[error("pre-key reused")]
-    Reused(&'static str, Option<usize>),
-    /// The device id is active already.
-    #[error("device exists")]
-    DeviceExists,
-    /// A link token is needed, and none that fits came.
-    #[error("link required")]
-    LinkRequired,
-    /// Nobody has the user id, and the host application did not admit it.
-    #[error("admission required")]
-    AdmissionRequired,
-    /// The admission token that was to bring the user back was used before.
-    #[error("admission used")]
-    AdmissionUsed,
-    /// The recovery proof does not verify under any earlier identity key that still speaks for the user.
-    #[error("invalid recovery proof")]
-    InvalidRecovery,
-    /// The user has as many devices as it may.
-    #[error("too many devices")]
-    TooManyDevices(u32),
-    /// Too young to deactivate that device.
-    #[error("not allowed")]
-    NotAllowed,
-    /// There is no such device, or no longer.
-    #[error("unknown device")]
-    UnknownDevice,
-    /// The client's keys are not the relay's.
-    #[error("keys differ")]
-    KeysDiffer,
-    /// A device does this too often: after how long it may again.
-    #[error("too often")]
-    TooOften(Duration),
-    /// The store could not be asked.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// More keys for a device, as they came.
 #[derive(Debug, Default)]
@@ -140,6 +84,8 @@ pub struct Keys {
     pub registration: RegistrationRules,
     /// How often keys are handed out.
     pub fetch: FetchRules,
+    /// What key packages are held against.
+    pub packages: PackageRules,
     /// Where that, and what leaves traces for long, is counted.
     pub budgets: Arc<Budgets>,
     /// The limits.

@@ -62,6 +62,32 @@ impl From<Refusal> for Problem {
                     unprocessable("prekey-reused", field, format!("{field}: an id or key was used before"));
                 if let Some(index) = index { problem.with("index", index) } else { problem }
             }
+            Refusal::InvalidPackage(field, why) => {
+                unprocessable("invalid-key-package", &field, format!("{field}: {why}"))
+                    .with("reason", why.reason())
+            }
+            Refusal::PackageReused(field) => unprocessable(
+                "package-reused",
+                &field,
+                format!("{field}: this package, or one with its init key, came before"),
+            ),
+            Refusal::UnknownSignatureKey(field) => unprocessable(
+                "unknown-signature-key",
+                &field,
+                format!("{field}: its signature key is not the one registered for this device and scheme"),
+            ),
+            Refusal::TooManyPackages(most) => unprocessable(
+                "too-many-packages",
+                "key_packages",
+                format!("key_packages: at most {most} are kept"),
+            )
+            .with("most", most),
+            Refusal::MlsKeyReused(field) => unprocessable(
+                "signature-key-reused",
+                &field,
+                format!("{field}: another device has or had this key, or this device had it before"),
+            ),
+            Refusal::NoPackage => Self::not_found("key package"),
             Refusal::DeviceExists => {
                 Self::new(409, "device-exists", "this device id is active; log in instead")
             }

@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 
-use super::{Indexes, Keys, LEAST_PREKEYS, Refusal, blocking, check, check_last_resort, signal};
-use super::{RawPreKey, RawSignedPreKey};
+use super::{
+    Indexes, Keys, LEAST_PREKEYS, PackageRules, RawMlsKey, RawPackages, RawPreKey, RawSignedPreKey, Refusal,
+    blocking, check, check_last_resort, signal,
+};
 use crate::{
     domain::{DeviceId, IdentityKey, RegistrationId, SecurityEvent, Signature, Timestamp, UserId},
-    store::{NewSession, PackageUpload, Principal, Registered, Registration, Revival, SingleUse},
+    store::{NewSession, Principal, Registered, Registration, Revival, SingleUse},
 };
 
 /// A registration as it came.
@@ -32,6 +34,10 @@ pub struct RegistrationRequest {
     pub kem_prekeys: Vec<RawSignedPreKey>,
     /// Its last-resort KEM pre-key.
     pub last_resort_kem_prekey: Option<RawSignedPreKey>,
+    /// Its MLS signature keys.
+    pub mls_signature_keys: Vec<RawMlsKey>,
+    /// Its first key packages.
+    pub packages: RawPackages,
     /// BLAKE3 of the link token.
     pub link_token_hash: Option<[u8; 32]>,
     /// The signature of an earlier identity key of the user over the recovery statement.
@@ -67,8 +73,15 @@ impl Keys {
     /// A [`Refusal`]; nothing changed.
     pub async fn register(&self, request: RegistrationRequest) -> Result<(Principal, Timestamp), Refusal> {
         let revival = self.revival(&request).await?;
-        let (rules, most) = (self.registration.clone(), self.limits.max_prekeys);
-        let mut registration = blocking(move || checked_registration(&rules, most, request)).await?;
+        let checks = Checks {
+            rules: self.registration.clone(),
+            packages: self.packages.clone(),
+            most: self.limits.max_prekeys,
+            now: self.clock.now(),
+        };
+        let schemes: Vec<_> = request.mls_signature_keys.iter().map(|key| key.scheme).collect();
+        let last_resort_field = request.packages.last_resort_field;
+        let mut registration = blocking(move || checked_registration(&checks, request)).await?;
         registration.revival = revival;
         let positions = Indexes::of(&registration.onetime_prekeys, &registration.kem_prekeys);
         let now = self.clock.now();
@@ -80,9 +93,15 @@ impl Keys {
             Registered::LinkRequired => Err(Refusal::LinkRequired),
             Registered::TooManyDevices => Err(Refusal::TooManyDevices(self.limits.max_devices)),
             Registered::KeyReused(kind, id) => Err(positions.reused(kind, id)),
-            Registered::MlsKeyReused(_) => Err(Refusal::Reused("mls_signature_keys", None)),
-            Registered::PackageKeyUnknown(_) | Registered::PackageReused(_) => {
-                Err(Refusal::Reused("key_packages", None))
+            Registered::MlsKeyReused(scheme) => {
+                let index = schemes.iter().position(|other| *other == i64::from(scheme.number()));
+                Err(Refusal::MlsKeyReused(format!("mls_signature_keys[{}]", index.unwrap_or(0))))
+            }
+            Registered::PackageKeyUnknown(place) => {
+                Err(Refusal::UnknownSignatureKey(RawPackages::field(last_resort_field, place)))
+            }
+            Registered::PackageReused(place) => {
+                Err(Refusal::PackageReused(RawPackages::field(last_resort_field, place)))
             }
         }
     }
@@ -121,19 +140,25 @@ fn signer(keys: &[IdentityKey], statement: &[u8], signature: &[u8]) -> Option<Id
     keys.iter().find(|key| signal::verify(key, statement, &signature)).copied()
 }
 
-fn checked_registration(
-    rules: &RegistrationRules,
+/// What a registration is held against away from the store.
+struct Checks {
+    rules: RegistrationRules,
+    packages: PackageRules,
     most: u32,
-    request: RegistrationRequest,
-) -> Result<Registration, Refusal> {
+    now: Timestamp,
+}
+
+fn checked_registration(checks: &Checks, request: RegistrationRequest) -> Result<Registration, Refusal> {
+    let rules = &checks.rules;
     let identity = check::identity(&request.identity_key)?;
     check_proof(rules, &identity, &request)?;
-    check_counts(most, &request, &identity)?;
+    check_counts(checks.most, &request, &identity)?;
+    let owner = (request.user_id, &request.device_id);
     let (onetime, kem) = (&request.onetime_prekeys, &request.kem_prekeys);
     let last_resort = request.last_resort_kem_prekey.as_ref();
     Ok(Registration {
-        mls_signature_keys: Vec::new(),
-        packages: PackageUpload::default(),
+        mls_signature_keys: check::mls_keys(&identity, owner, &request.mls_signature_keys)?,
+        packages: check::packages(&checks.packages, owner, &request.packages, checks.now)?,
         user_id: request.user_id,
         registration_id: request.registration_id,
         identity_key: identity,
@@ -174,6 +199,9 @@ fn check_counts(most: u32, request: &RegistrationRequest, identity: &IdentityKey
     }
     if request.kem_prekeys.len() > most as usize {
         return Err(Refusal::TooMany("kem_prekeys", most));
+    }
+    if request.packages.key_packages.len() > most as usize {
+        return Err(Refusal::TooManyPackages(most));
     }
     if matches!(identity, IdentityKey::Signal(_)) && request.last_resort_kem_prekey.is_none() {
         return Err(Refusal::KemRequired);

@@ -1,116 +1,25 @@
 //! The HTTP edge of keys and devices: `/api/v1/keys`.
 
-use actix_web::{HttpRequest, HttpResponse, Responder, delete, get, post, put, web};
+mod packages;
+mod register;
+
+use actix_web::{HttpResponse, Responder, delete, get, post, put, web};
 
 use super::{
-    Admission, Fetcher, Keys, LOW, ROTATION_AGE, RegistrationRequest, UploadRequest,
+    Fetcher, Keys, LOW, ROTATION_AGE, UploadRequest,
     body::{
         BundleAnswer, BundleQuery, BundlesAnswer, CheckBody, DeviceAnswer, DevicesAnswer, LinkAnswer,
-        LinkBody, PreKeysAnswer, PreKeysBody, RegisterAnswer, RegisterBody, RotateAnswer, RotateBody,
-        SignedPreKey, StatsAnswer, Success, raw,
+        LinkBody, PreKeysAnswer, PreKeysBody, RotateAnswer, RotateBody, SignedPreKey, StatsAnswer, Success,
+        raw,
     },
     problem::refused_rotation,
 };
 use crate::{
-    auth::{Authority, Identity, Logins, bearer, fresh_secret, parse_user, secret_hash},
-    domain::{self, DeviceId, InvalidId, RegistrationId, UserId},
+    auth::{Authority, Identity, fresh_secret},
+    domain::{DeviceId, InvalidId},
     http::{Body, Problem, Query},
-    store::NewSession,
     wire::{Id, Time},
 };
-
-/// Registers a device: a first one claims the user id, a further one needs a link token.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path)), responses(
-    (status = 201, body = RegisterAnswer),
-    (status = 401, description = "`bad-admission`"),
-    (status = 403, description = "`link-required`, `admission-required`, `admission-used`"),
-    (status = 409, description = "`device-exists`, `too-many-devices`"),
-    (status = 422, description = "`invalid-proof`, `invalid-signature`, `invalid-key`, `kem-required`, \
-        `too-few-prekeys`, `too-many-prekeys`, `duplicate-prekey-id`, `prekey-reused`"),
-    (status = 429, description = "`rate-limited`"),
-    (status = 503, description = "`admission-unavailable`"),
-))]
-#[post("/register/{user_id}")]
-async fn register_device(
-    request: HttpRequest,
-    path: web::Path<String>,
-    body: Body<RegisterBody>,
-    keys: web::Data<Keys>,
-    logins: web::Data<Logins>,
-) -> Result<HttpResponse, Problem> {
-    let body = body.0;
-    let counts = (body.onetime_prekeys.len(), body.kem_prekeys.len());
-    let (refresh, session) = logins.new_session()?;
-    let mut registration = registration(&path, body, session.clone())?;
-    registration.admission = admission(&request, registration.user_id, &keys, &logins).await?;
-    let registration_id = registration.registration_id.get();
-    let (principal, created_at) = keys.register(registration).await?;
-    let caller = &principal.caller;
-    Ok(HttpResponse::Created().json(RegisterAnswer {
-        user_id: Id(caller.user_id.uuid()),
-        device_id: caller.device_id.as_str().to_owned(),
-        device_number: caller.device_number.get(),
-        registration_id,
-        created_at: Time(created_at),
-        onetime_prekey_count: counts.0,
-        kem_prekey_count: counts.1,
-        tokens: logins.answer(&principal, &refresh, created_at, session.expires_at)?,
-    }))
-}
-
-/// What the host application says of a registration: a refused token is entered into the user's trail.
-async fn admission(
-    request: &HttpRequest,
-    user: UserId,
-    keys: &Keys,
-    logins: &Logins,
-) -> Result<Option<Admission>, Problem> {
-    match logins.admission(bearer(request.headers()), user) {
-        Ok(None) => Ok(None),
-        Ok(Some(admission)) => {
-            let recover = admission.recover.then_some(admission.single_use);
-            Ok(Some(Admission { recover }))
-        }
-        Err(problem) => {
-            if problem.code() == "bad-admission" {
-                keys.note_refused_admission(user).await?;
-            }
-            Err(problem)
-        }
-    }
-}
-
-fn registration(user: &str, body: RegisterBody, session: NewSession) -> Result<RegistrationRequest, Problem> {
-    if body.device_name.as_ref().is_some_and(|name| name.len() > 128 || name.chars().any(char::is_control)) {
-        return Err(Problem::bad_field("device_name", "at most 128 bytes without control characters"));
-    }
-    Ok(RegistrationRequest {
-        user_id: first_id(user)?,
-        device_id: device_id(&body.device_id)?,
-        device_name: body.device_name,
-        registration_id: RegistrationId::new(body.registration_id).map_err(bad("registration_id"))?,
-        identity_key: body.identity_key.0,
-        proof: body.proof.map(|proof| proof.0),
-        signed_prekey: body.signed_prekey.into(),
-        onetime_prekeys: raw(body.onetime_prekeys),
-        kem_prekeys: raw(body.kem_prekeys),
-        last_resort_kem_prekey: body.last_resort_kem_prekey.map(Into::into),
-        link_token_hash: body.link_token.as_deref().map(secret_hash),
-        recovery_proof: body.recovery_proof.map(|proof| proof.0),
-        admission: None,
-        session,
-    })
-}
-
-/// A user id that is to be claimed: the nil UUID stands for "nobody" in old scripts and cannot be.
-fn first_id(user: &str) -> Result<domain::UserId, Problem> {
-    let user = parse_user(user)?;
-    if user.is_nil() {
-        Err(Problem::bad_field("user_id", "the nil UUID belongs to nobody"))
-    } else {
-        Ok(user)
-    }
-}
 
 /// Lets the calling device vouch for a newcomer of its user.
 #[utoipa::path(tag = "keys", params(("user_id" = String, Path)), security(("bearer" = [])), responses(
@@ -279,6 +188,7 @@ async fn key_stats(
         total_prekeys: stats.total_prekeys,
         used_prekeys: stats.total_prekeys.saturating_sub(stats.unused_prekeys),
         kem_prekeys: stats.kem_prekeys,
+        key_packages: stats.key_packages,
         low: stats.unused_prekeys < LOW,
         signed_prekey_age_days: age.as_secs() / 86_400,
         rotation_due: age >= ROTATION_AGE,
@@ -308,12 +218,16 @@ async fn check_keys(
 pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>) {
     services.service(
         utoipa_actix_web::scope::scope("/api/v1/keys")
-            .service(register_device)
+            .service(register::register_device)
             .service(link_device)
             .service(take_bundle)
             .service(take_bundles)
             .service(rotate_signed_prekey)
             .service(add_prekeys)
+            // Before the upload, for whose path `claim` would pass as a device id.
+            .service(packages::claim_packages)
+            .service(packages::add_packages)
+            .service(packages::set_mls_key)
             .service(deactivate_device)
             .service(list_devices)
             .service(key_stats)

@@ -7,7 +7,7 @@ use curve25519_dalek::{MontgomeryPoint, edwards::CompressedEdwardsY};
 use ed25519_dalek::VerifyingKey;
 use sha2::{Digest, Sha256};
 
-use crate::domain::{DeviceId, IdentityKey, Signature, SignedPreKey, UserId};
+use crate::domain::{DeviceId, IdentityKey, Signature, SignatureScheme, SignedPreKey, UserId};
 
 /// The type byte of a serialised Curve25519 key.
 const EC_PREFIX: u8 = 0x05;
@@ -96,10 +96,7 @@ pub fn parse_identity_key(bytes: &[u8]) -> Result<IdentityKey, InvalidKey> {
 pub fn parse_ec_prekey(identity: &IdentityKey, key: Bytes) -> Result<Bytes, InvalidKey> {
     match identity {
         IdentityKey::Ed25519(_) => {
-            let Ok(u) = <[u8; 32]>::try_from(&key[..]) else {
-                return Err(InvalidKey::WrongLength { expected: "32" });
-            };
-            check_montgomery(&u)?;
+            check_x25519(&key)?;
         }
         IdentityKey::Signal(_) => {
             let Ok([prefix, u @ ..]) = <[u8; 33]>::try_from(&key[..]) else {
@@ -182,6 +179,26 @@ pub fn recover_statement(relay_name: &str, user_id: UserId, new_identity: &Ident
     statement(&[b"restante-recover-v1", relay_name.as_bytes(), user_id.as_bytes(), new_identity.as_bytes()])
 }
 
+/// What a device's identity key signs for its MLS signature key of a scheme: so that members can hold a leaf against the
+/// identity they know, without trusting the relay.
+#[must_use]
+pub fn mls_key_statement(
+    user_id: UserId,
+    device_id: &DeviceId,
+    scheme: SignatureScheme,
+    public_key: &[u8],
+) -> Vec<u8> {
+    let user_id = lower_case(user_id);
+    let scheme = scheme.number().to_string();
+    statement(&[
+        b"restante-mls-v1",
+        user_id.as_bytes(),
+        device_id.as_str().as_bytes(),
+        scheme.as_bytes(),
+        public_key,
+    ])
+}
+
 /// The digest by which a device and the relay compare the keys that do not get used up: SHA-256 over the identity
 /// key, then id (8 bytes, big-endian) and key of the signed pre-key, then the same of the last-resort KEM pre-key.
 #[must_use]
@@ -198,7 +215,8 @@ pub fn key_digest(
     hash.finalize().into()
 }
 
-fn verify_ed25519(key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
+/// Whether `signature` is this Ed25519 key's over `message`, by the strict rule.
+pub(super) fn verify_ed25519(key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
     VerifyingKey::from_bytes(key).is_ok_and(|key| verify_strict(&key, message, signature))
 }
 
@@ -224,6 +242,12 @@ fn check_prefix(prefix: u8, expected: u8) -> Result<(), InvalidKey> {
     Ok(())
 }
 
+/// Checks a bare X25519 public key.
+pub(super) fn check_x25519(key: &[u8]) -> Result<(), InvalidKey> {
+    let u = key.try_into().map_err(|_| InvalidKey::WrongLength { expected: "32" })?;
+    check_montgomery(&u)
+}
+
 fn check_montgomery(u: &[u8; 32]) -> Result<(), InvalidKey> {
     // From the top byte down; a set top bit makes the number larger than the prime, too.
     if u.iter().rev().ge(FIELD_PRIME.iter().rev()) {
@@ -235,7 +259,8 @@ fn check_montgomery(u: &[u8; 32]) -> Result<(), InvalidKey> {
     Ok(())
 }
 
-fn check_edwards(key: &[u8; 32]) -> Result<(), InvalidKey> {
+/// Checks an Ed25519 public key.
+pub(super) fn check_edwards(key: &[u8; 32]) -> Result<(), InvalidKey> {
     let Some(point) = CompressedEdwardsY(*key).decompress() else {
         return Err(InvalidKey::NotOnCurve);
     };

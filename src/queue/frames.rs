@@ -113,6 +113,7 @@ pub(super) enum ServerFrame {
     KeysLow {
         onetime_prekeys: u32,
         kem_prekeys: u32,
+        key_packages: u32,
         last_resort_used: bool,
         limit_tripped: bool,
     },
@@ -190,6 +191,7 @@ impl ServerFrame {
         Self::KeysLow {
             onetime_prekeys: low.onetime_prekeys,
             kem_prekeys: low.kem_prekeys,
+            key_packages: low.key_packages,
             last_resort_used: low.last_resort_used,
             limit_tripped: low.limit_tripped,
         }

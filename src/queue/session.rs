@@ -188,6 +188,7 @@ impl Session {
             self.write(&ServerFrame::keys_low(KeysLow {
                 onetime_prekeys: stats.unused_prekeys,
                 kem_prekeys: stats.kem_prekeys,
+                key_packages: stats.key_packages,
                 last_resort_used: stats.last_resort_used,
                 limit_tripped: false,
             }));

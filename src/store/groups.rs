@@ -11,7 +11,8 @@ use futures_util::future::BoxFuture;
 use super::StoreError;
 use crate::domain::{
     Caller, CipherSuite, DeviceNo, Epoch, ExternalJoin, Group, GroupId, GroupReceipt, GroupSend, Handshake,
-    InviteId, KeyPackageRef, LogEntry, Member, MessageId, Position, Role, Timestamp, UserId, Window,
+    InviteId, KeyPackageRef, LogEntry, Member, Membership, MessageId, Position, Role, Timestamp, UserId,
+    Window,
 };
 
 /// Proposals that a group may have pending.
@@ -153,6 +154,8 @@ pub struct Standing {
     pub version: i64,
     /// The user's role; none when the user is not in the group.
     pub role: Option<Role>,
+    /// See [`Member::invited`].
+    pub invited: bool,
     /// The device's newest window; none when it never had one.
     pub window: Option<Window>,
     /// The device's leaf in the current epoch: `Some(None)` when it has one whose index the relay does not know.
@@ -490,13 +493,13 @@ pub trait GroupActs: Send + Sync {
     /// left out.
     async fn ack_entries(&self, device: DeviceNo, acks: &[(GroupId, Position)]) -> Result<(), StoreError>;
 
-    /// The groups that a user is in, by id, after one; with its role.
+    /// The groups that a user is in, by id, after one.
     async fn groups_of(
         &self,
         user: UserId,
         after: Option<GroupId>,
         limit: u32,
-    ) -> Result<Vec<(Group, Role)>, StoreError>;
+    ) -> Result<Vec<Membership>, StoreError>;
 
     /// Everybody in a group, the owner first, then by the moment of joining; none when there is no such group.
     async fn members(&self, group: GroupId) -> Result<Option<Vec<Member>>, StoreError>;

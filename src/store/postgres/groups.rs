@@ -7,8 +7,8 @@ use futures_util::future::BoxFuture;
 use super::PostgresStore;
 use crate::{
     domain::{
-        Caller, CipherSuite, DeviceNo, Epoch, Group, GroupId, GroupSend, InviteId, KeyPackageRef, Member,
-        MlsSignatureKey, Position, Role, Timestamp, UserId, Window,
+        Caller, CipherSuite, DeviceNo, Epoch, GroupId, GroupSend, InviteId, KeyPackageRef, Member,
+        Membership, MlsSignatureKey, Position, Role, Timestamp, UserId, Window,
     },
     store::{
         Advance, Advanced, Allowed, ClaimedPackage, GroupAccepted, GroupActs, GroupCreated, GroupReset,
@@ -133,7 +133,7 @@ impl GroupActs for PostgresStore {
         _user: UserId,
         _after: Option<GroupId>,
         _limit: u32,
-    ) -> Result<Vec<(Group, Role)>, StoreError> {
+    ) -> Result<Vec<Membership>, StoreError> {
         Err(absent())
     }
 

@@ -46,8 +46,13 @@ async fn heard(seat: &Seat) -> Signal {
 
 /// What comes after it proves that an event did nothing.
 async fn assert_lives(from: &Switchboard, device: DeviceNo, seat: &Seat) {
-    let marker =
-        KeysLow { onetime_prekeys: 1, kem_prekeys: 1, last_resort_used: false, limit_tripped: false };
+    let marker = KeysLow {
+        onetime_prekeys: 1,
+        kem_prekeys: 1,
+        key_packages: 1,
+        last_resort_used: false,
+        limit_tripped: false,
+    };
     from.notify(device, Event::KeysLow(marker)).await;
     let signal = heard(seat).await;
     assert!(matches!(signal, Signal::Event(Event::KeysLow(_))), "{signal:?}");

@@ -92,7 +92,13 @@ pub(super) async fn every_kind_of_event_survives_the_trip_unchanged(rig: &Rig) {
         status: Status::Read,
         at: Timestamp::from_millis(1_700_000_000_000),
     };
-    let low = KeysLow { onetime_prekeys: 3, kem_prekeys: 0, last_resort_used: true, limit_tripped: true };
+    let low = KeysLow {
+        onetime_prekeys: 3,
+        kem_prekeys: 0,
+        key_packages: 2,
+        last_resort_used: true,
+        limit_tripped: true,
+    };
     let sent = [
         Event::Item(Position(1), message(1_000)),
         Event::Item(Position(i64::MAX), bare_message()),

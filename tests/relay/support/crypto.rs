@@ -231,7 +231,8 @@ fn now<T, E: std::fmt::Debug>(act: impl Future<Output = Result<T, E>>) -> T {
     act.now_or_never().expect("the in-memory store never waits").unwrap()
 }
 
-fn x25519() -> Vec<u8> {
+/// A public X25519 key.
+pub fn x25519() -> Vec<u8> {
     MontgomeryPoint::mul_base_clamped(mothers::bytes()).to_bytes().to_vec()
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod group_acts;
 pub(crate) mod login;
 pub(crate) mod mls;
 pub(crate) mod mothers;
+pub(crate) mod packages;
 pub(crate) mod packed;
 pub(crate) mod postgres;
 pub(crate) mod private_postgres;

@@ -27,7 +27,13 @@ enum Event {
     Wake(i64),
     Fleeting(Item),
     Receipt(Receipt),
-    KeysLow { onetime_prekeys: u32, kem_prekeys: u32, last_resort_used: bool, limit_tripped: bool },
+    KeysLow {
+        onetime_prekeys: u32,
+        kem_prekeys: u32,
+        key_packages: u32,
+        last_resort_used: bool,
+        limit_tripped: bool,
+    },
     Replaced(Uuid),
     Deactivated,
     LoggedOut(Uuid),
@@ -113,6 +119,7 @@ impl From<&hot::Event> for Event {
             hot::Event::KeysLow(low) => Self::KeysLow {
                 onetime_prekeys: low.onetime_prekeys,
                 kem_prekeys: low.kem_prekeys,
+                key_packages: low.key_packages,
                 last_resort_used: low.last_resort_used,
                 limit_tripped: low.limit_tripped,
             },
@@ -130,10 +137,11 @@ impl Event {
             Self::Wake(position) => hot::Event::Wake(Position(position)),
             Self::Fleeting(item) => hot::Event::Fleeting(Arc::new(item.open()?)),
             Self::Receipt(receipt) => hot::Event::Receipt(receipt.open()),
-            Self::KeysLow { onetime_prekeys, kem_prekeys, last_resort_used, limit_tripped } => {
+            Self::KeysLow { onetime_prekeys, kem_prekeys, key_packages, last_resort_used, limit_tripped } => {
                 hot::Event::KeysLow(hot::KeysLow {
                     onetime_prekeys,
                     kem_prekeys,
+                    key_packages,
                     last_resort_used,
                     limit_tripped,
                 })

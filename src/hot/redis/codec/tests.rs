@@ -119,14 +119,17 @@ fn events() -> impl Strategy<Value = Event> {
                 at,
             })
         }),
-        any::<(u32, u32, bool)>().prop_map(|(onetime_prekeys, kem_prekeys, last_resort_used)| {
-            Event::KeysLow(KeysLow {
-                onetime_prekeys,
-                kem_prekeys,
-                last_resort_used,
-                limit_tripped: last_resort_used,
-            })
-        }),
+        any::<(u32, u32, u32, bool)>().prop_map(
+            |(onetime_prekeys, kem_prekeys, key_packages, last_resort_used)| {
+                Event::KeysLow(KeysLow {
+                    onetime_prekeys,
+                    kem_prekeys,
+                    key_packages,
+                    last_resort_used,
+                    limit_tripped: last_resort_used,
+                })
+            }
+        ),
         ids().prop_map(Event::Replaced),
         Just(Event::Deactivated),
         ids().prop_map(|login| Event::LoggedOut(SessionId::new(login))),

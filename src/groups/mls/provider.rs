@@ -1,0 +1,201 @@
+//! What the relay can do of MLS's cryptography: hash, derive and verify. It has no code that opens, seals or signs.
+
+use ed25519_dalek::VerifyingKey;
+use openmls_traits::{
+    crypto::OpenMlsCrypto,
+    types::{
+        AeadType, Ciphersuite, CryptoError, ExporterSecret, HashType, HpkeCiphertext, HpkeConfig,
+        HpkeKeyPair, KemOutput, SignatureScheme,
+    },
+};
+use ring::{digest, hkdf, hmac, signature};
+use tls_codec::SecretVLBytes;
+
+use crate::domain::CipherSuite;
+
+/// The provider behind every function of this room.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Verifier;
+
+/// The library's name of a suite.
+pub(super) const fn suite(suite: CipherSuite) -> Ciphersuite {
+    match suite {
+        CipherSuite::X25519Aes128 => Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
+        CipherSuite::P256Aes128 => Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256,
+        CipherSuite::X25519ChaCha20 => Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519,
+    }
+}
+
+const SUITES: [CipherSuite; 3] =
+    [CipherSuite::X25519Aes128, CipherSuite::P256Aes128, CipherSuite::X25519ChaCha20];
+
+const fn only_sha256(hash_type: HashType) -> Result<(), CryptoError> {
+    match hash_type {
+        HashType::Sha2_256 => Ok(()),
+        HashType::Sha2_384 | HashType::Sha2_512 => Err(CryptoError::UnsupportedHashAlgorithm),
+    }
+}
+
+struct Length(usize);
+
+impl hkdf::KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+/// Strict: ring takes a key of small order, under which one signature fits every message; clients differ about it. What
+/// the strict rule accepts, every client's accepts.
+fn verify_ed25519(key: &[u8], data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+    let key = key.try_into().map_err(|_| CryptoError::InvalidPublicKey)?;
+    let key = VerifyingKey::from_bytes(key).map_err(|_| CryptoError::InvalidPublicKey)?;
+    let signature =
+        ed25519_dalek::Signature::from_slice(signature).map_err(|_| CryptoError::InvalidSignature)?;
+    key.verify_strict(data, &signature).map_err(|_| CryptoError::InvalidSignature)
+}
+
+fn verify_p256(key: &[u8], data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+    let key = signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, key);
+    key.verify(data, signature).map_err(|_| CryptoError::InvalidSignature)
+}
+
+impl OpenMlsCrypto for Verifier {
+    fn supports(&self, ciphersuite: Ciphersuite) -> Result<(), CryptoError> {
+        let found = SUITES.into_iter().any(|known| suite(known) == ciphersuite);
+        if found { Ok(()) } else { Err(CryptoError::UnsupportedCiphersuite) }
+    }
+
+    fn supported_ciphersuites(&self) -> Vec<Ciphersuite> {
+        SUITES.map(suite).to_vec()
+    }
+
+    fn hkdf_extract(
+        &self,
+        hash_type: HashType,
+        salt: &[u8],
+        ikm: &[u8],
+    ) -> Result<SecretVLBytes, CryptoError> {
+        self.hmac(hash_type, salt, ikm)
+    }
+
+    fn hmac(&self, hash_type: HashType, key: &[u8], message: &[u8]) -> Result<SecretVLBytes, CryptoError> {
+        only_sha256(hash_type)?;
+        Ok(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref().into())
+    }
+
+    fn hkdf_expand(
+        &self,
+        hash_type: HashType,
+        prk: &[u8],
+        info: &[u8],
+        okm_len: usize,
+    ) -> Result<SecretVLBytes, CryptoError> {
+        only_sha256(hash_type)?;
+        let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, prk);
+        let info = [info];
+        let derived = prk.expand(&info, Length(okm_len)).map_err(|_| CryptoError::HkdfOutputLengthInvalid)?;
+        let mut okm = vec![0; okm_len];
+        derived.fill(&mut okm).map_err(|_| CryptoError::HkdfOutputLengthInvalid)?;
+        Ok(okm.into())
+    }
+
+    fn hash(&self, hash_type: HashType, data: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        only_sha256(hash_type)?;
+        Ok(digest::digest(&digest::SHA256, data).as_ref().to_vec())
+    }
+
+    fn verify_signature(
+        &self,
+        alg: SignatureScheme,
+        data: &[u8],
+        pk: &[u8],
+        signature: &[u8],
+    ) -> Result<(), CryptoError> {
+        match alg {
+            SignatureScheme::ED25519 => verify_ed25519(pk, data, signature),
+            SignatureScheme::ECDSA_SECP256R1_SHA256 => verify_p256(pk, data, signature),
+            SignatureScheme::ECDSA_SECP384R1_SHA384
+            | SignatureScheme::ECDSA_SECP521R1_SHA512
+            | SignatureScheme::ED448 => Err(CryptoError::UnsupportedSignatureScheme),
+        }
+    }
+
+    fn aead_encrypt(
+        &self,
+        _: AeadType,
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+    ) -> Result<Vec<u8>, CryptoError> {
+        Err(CryptoError::UnsupportedAeadAlgorithm)
+    }
+
+    fn aead_decrypt(
+        &self,
+        _: AeadType,
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+    ) -> Result<Vec<u8>, CryptoError> {
+        Err(CryptoError::UnsupportedAeadAlgorithm)
+    }
+
+    fn signature_key_gen(&self, _: SignatureScheme) -> Result<(Vec<u8>, Vec<u8>), CryptoError> {
+        Err(CryptoError::UnsupportedSignatureScheme)
+    }
+
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        Err(CryptoError::UnsupportedSignatureScheme)
+    }
+
+    fn hpke_seal(
+        &self,
+        _: HpkeConfig,
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+    ) -> Result<HpkeCiphertext, CryptoError> {
+        Err(CryptoError::UnsupportedCiphersuite)
+    }
+
+    fn hpke_open(
+        &self,
+        _: HpkeConfig,
+        _: &HpkeCiphertext,
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+    ) -> Result<Vec<u8>, CryptoError> {
+        Err(CryptoError::UnsupportedCiphersuite)
+    }
+
+    fn hpke_setup_sender_and_export(
+        &self,
+        _: HpkeConfig,
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+        _: usize,
+    ) -> Result<(KemOutput, ExporterSecret), CryptoError> {
+        Err(CryptoError::UnsupportedCiphersuite)
+    }
+
+    fn hpke_setup_receiver_and_export(
+        &self,
+        _: HpkeConfig,
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+        _: &[u8],
+        _: usize,
+    ) -> Result<ExporterSecret, CryptoError> {
+        Err(CryptoError::UnsupportedCiphersuite)
+    }
+
+    fn derive_hpke_keypair(&self, _: HpkeConfig, _: &[u8]) -> Result<HpkeKeyPair, CryptoError> {
+        Err(CryptoError::UnsupportedCiphersuite)
+    }
+}
