@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     domain::{GroupId, Item, LogEntry, MessageId, Position},
+    groups::{GroupSendFrame, GroupSentAnswer},
     hot::{Form, KeysLow, ReceiptEvent},
     http::{Problem, read_json},
     messages::{SendFrame, SentAnswer},
@@ -121,7 +122,7 @@ pub(super) enum ServerFrame {
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
         #[serde(flatten)]
-        answer: SentAnswer,
+        answer: Sent,
     },
     Acked {
         #[serde(rename = "ref")]
@@ -142,6 +143,14 @@ pub(super) enum ServerFrame {
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
     },
+}
+
+/// What became of a send, as over REST.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Sent {
+    Message(SentAnswer),
+    Group(GroupSentAnswer),
 }
 
 impl ServerFrame {
@@ -212,6 +221,7 @@ impl ServerFrame {
 /// A frame from the client.
 pub(super) enum ClientFrame {
     Send(Box<SendFrame>),
+    GroupSend(Box<GroupSendFrame>),
     Ack(Vec<MessageId>, Vec<(GroupId, Position)>),
     Read(MessageId),
     Auth(String),
@@ -309,6 +319,9 @@ pub(super) fn read(format: Format, bytes: &Bytes) -> (Option<String>, Result<Cli
 fn frame(format: Format, kind: &str, bytes: &Bytes) -> Result<ClientFrame, Problem> {
     match kind {
         "send" => format.decode::<SendFrame>(bytes).map(|frame| ClientFrame::Send(Box::new(frame))),
+        "group_send" => {
+            format.decode::<GroupSendFrame>(bytes).map(|frame| ClientFrame::GroupSend(Box::new(frame)))
+        }
         "ack" => {
             let AckFrame { message_ids, groups, .. } = format.decode(bytes)?;
             Ok(ClientFrame::Ack(acked_ids(message_ids)?, acked_entries(groups)?))

@@ -26,6 +26,7 @@ use crate::{
     auth::{Authority, Identity},
     config::Config,
     domain::{Item, Position},
+    groups::Groups,
     http::{Body, Problem, Query, RequestBody},
     messages::Messages,
     wire::{Id, ListedDeviceView, LogEntryView, MessageView, WelcomeView},
@@ -227,12 +228,13 @@ impl SocketFloor {
     pub fn new(
         queue: Arc<Queue>,
         messages: Arc<Messages>,
+        groups: Arc<Groups>,
         authority: Arc<Authority>,
         config: &Config,
         stop: CancellationToken,
     ) -> Self {
         let (times, in_flight) = (config.socket, config.limits.in_flight);
-        let sockets = Sockets { queue, messages, authority, times, in_flight, stop };
+        let sockets = Sockets { queue, messages, groups, authority, times, in_flight, stop };
         Self { sockets: Arc::new(sockets), running: TaskTracker::new() }
     }
 

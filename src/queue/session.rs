@@ -33,6 +33,7 @@ use crate::{
     auth::Authority,
     config::SocketTimes,
     domain::{Caller, Item, MessageId, Position, SessionId, Timestamp},
+    groups::Groups,
     hot::{End, Event, KeysLow, Line, Seat, Signal},
     http::Problem,
     keys::LOW,
@@ -54,6 +55,7 @@ const MOST_PENDING: u32 = 1000;
 pub(super) struct Sockets {
     pub queue: Arc<Queue>,
     pub messages: Arc<Messages>,
+    pub groups: Arc<Groups>,
     pub authority: Arc<Authority>,
     pub times: SocketTimes,
     pub in_flight: usize,

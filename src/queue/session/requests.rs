@@ -9,12 +9,13 @@ use tokio::time::Instant;
 use super::{Goodbye, Session};
 use crate::{
     domain::{GroupId, MessageId, Position},
+    groups::{GroupSendFrame, GroupSendRequest, GroupSentAnswer},
     hot::Line,
     http::Problem,
     messages::{SendBody, SendFrame, SendRequest, SentAnswer},
     queue::{
         acks::TooMany,
-        frames::{ClientFrame, ServerFrame, read},
+        frames::{ClientFrame, Sent, ServerFrame, read},
     },
     store::{Mark, StoreError},
 };
@@ -40,6 +41,7 @@ impl Session {
                 return None;
             }
             Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
+            Ok(ClientFrame::GroupSend(frame)) => self.group_send(reference.clone(), *frame),
             Ok(ClientFrame::Auth(token)) => self.renew(reference.as_deref(), &token, line),
             Err(problem) => Err(problem),
         };
@@ -56,18 +58,38 @@ impl Session {
     }
 
     fn send(&self, reference: Option<String>, frame: SendFrame) -> Result<(), Problem> {
-        if frame.device_id.as_deref().is_some_and(|id| id != "me" && id != self.caller.device_id.as_str()) {
-            return Err(Problem::new(403, "not-you", "the socket belongs to another device"));
-        }
+        self.is_own(frame.device_id.as_deref())?;
         let request = SendRequest::try_from(SendBody::from(frame))?;
         // The send takes its place here, so that a socket's sends keep their order.
         let sent = self.sockets.messages.send(self.caller.clone(), request);
         self.answers.push(Box::pin(async move {
             Some(match sent.await {
-                Ok(sent) => ServerFrame::Sent { reference, answer: SentAnswer::from(sent) },
+                Ok(sent) => ServerFrame::Sent { reference, answer: Sent::Message(SentAnswer::from(sent)) },
                 Err(refusal) => ServerFrame::error(reference, &refusal.into()),
             })
         }));
+        Ok(())
+    }
+
+    fn group_send(&self, reference: Option<String>, frame: GroupSendFrame) -> Result<(), Problem> {
+        self.is_own(frame.device_id.as_deref())?;
+        let request = GroupSendRequest::try_from(frame)?;
+        // It takes its place here, like a send.
+        let sent = self.sockets.groups.send(self.caller.clone(), request);
+        self.answers.push(Box::pin(async move {
+            Some(match sent.await {
+                Ok(sent) => ServerFrame::Sent { reference, answer: Sent::Group(GroupSentAnswer::from(sent)) },
+                Err(refusal) => ServerFrame::error(reference, &refusal.into()),
+            })
+        }));
+        Ok(())
+    }
+
+    /// Refuses what another device would send.
+    fn is_own(&self, device_id: Option<&str>) -> Result<(), Problem> {
+        if device_id.is_some_and(|id| id != "me" && id != self.caller.device_id.as_str()) {
+            return Err(Problem::new(403, "not-you", "the socket belongs to another device"));
+        }
         Ok(())
     }
 
