@@ -31,6 +31,7 @@ CREATE TABLE key_packages (
 CREATE INDEX key_packages_stored ON key_packages (device_no, cipher_suite, last_resort, package_no) WHERE state = 0;
 CREATE UNIQUE INDEX key_packages_init_key ON key_packages (user_id, init_key_digest);
 CREATE INDEX key_packages_end ON key_packages (not_after);
+CREATE INDEX key_packages_ended ON key_packages (not_after) WHERE body IS NOT NULL;
 CREATE INDEX key_packages_device ON key_packages (device_no);
 
 -- What every send touches, and so kept small. oldest_epoch: the lowest from which application messages are taken. tail: the
@@ -49,16 +50,20 @@ CREATE TABLE groups (
     rolled_back    boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
 
--- founding: digest of the request that made this generation, by founder_no. reset_at: the position of its reset entry.
+-- founding: digest of the request that made the group, by founder_no. reset_digest: of the one that made this generation, by
+-- reset_by. reset_at, changed_at: the positions of the last reset and the last membership entry.
 CREATE TABLE group_profiles (
-    group_id     uuid PRIMARY KEY REFERENCES groups ON DELETE CASCADE,
-    name         text,
-    description  text,
-    created_by   uuid NOT NULL,
-    created_at   timestamptz NOT NULL,
-    founder_no   bigint NOT NULL,
-    founding     bytea NOT NULL,
-    reset_at     bigint NOT NULL DEFAULT 0
+    group_id      uuid PRIMARY KEY REFERENCES groups ON DELETE CASCADE,
+    name          text,
+    description   text,
+    created_by    uuid NOT NULL,
+    created_at    timestamptz NOT NULL,
+    founder_no    bigint NOT NULL,
+    founding      bytea NOT NULL,
+    reset_by      bigint,
+    reset_digest  bytea,
+    reset_at      bigint NOT NULL DEFAULT 0,
+    changed_at    bigint NOT NULL DEFAULT 0
 );
 
 -- role: 0 member, 1 admin, 2 owner. joined: the order of joining.
@@ -97,6 +102,7 @@ CREATE TABLE group_windows (
     PRIMARY KEY (device_no, group_id, opened_after)
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX group_windows_open ON group_windows (group_id, device_no) WHERE closed_at IS NULL;
+CREATE INDEX group_windows_ended ON group_windows (group_id, closed_at) WHERE closed_at IS NOT NULL;
 
 -- One row for each entry, whatever the size of the group. kind: see domain::EntryKind. closes: the devices whose windows
 -- end with it. body: none once it expired.
@@ -184,4 +190,5 @@ CREATE TABLE group_reports (
 );
 CREATE INDEX group_reports_age ON group_reports (reported_at);
 
--- messages.kind 3: a Welcome. 4: a device may read a group's log. Their items have a body and no envelope_type.
+-- messages.kind 3: a Welcome. 4: a device may read a group's log. Their items have a body and no envelope_type. One row
+-- stands for all items of an act; each item has a body of its own.

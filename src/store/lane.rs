@@ -27,6 +27,28 @@ pub(super) enum Fault {
 pub(super) trait Commit<I, O>: Send + Sync + 'static {
     /// Commits the items in one transaction and answers each of them, in order.
     fn commit<'a>(&'a self, batch: &'a [I]) -> BoxFuture<'a, Result<Vec<O>, Fault>>;
+
+    /// Commits in one transaction the items that need nothing that another act holds, and answers each of those; none for
+    /// an item that was passed over. Where it is passed over [`ROUNDS`] times it is committed like any other.
+    fn commit_free<'a>(&'a self, batch: &'a [I]) -> BoxFuture<'a, Result<Vec<Option<O>>, Fault>>
+    where
+        I: Sync,
+        O: Send + 'static,
+    {
+        Box::pin(async move { Ok(all(self.commit(batch).await?)) })
+    }
+
+    /// Whether two items wait for the same thing when they are passed over.
+    fn wait_together(&self, _one: &I, _other: &I) -> bool {
+        true
+    }
+}
+
+/// How often an item is passed over before it waits, alone with what waits for the same thing.
+const ROUNDS: u32 = 3;
+
+fn all<O>(outcomes: Vec<O>) -> Vec<Option<O>> {
+    outcomes.into_iter().map(Some).collect()
 }
 
 /// How much a lane holds.
@@ -42,8 +64,14 @@ pub(super) struct Bounds {
 
 struct Waiting<I, O> {
     item: I,
+    asker: Asker<O>,
+}
+
+struct Asker<O> {
     answer: oneshot::Sender<Result<O, StoreError>>,
     room: OwnedSemaphorePermit,
+    /// How often the item was passed over.
+    rounds: u32,
 }
 
 /// A bounded queue of items whose batches run one after the other.
@@ -87,7 +115,8 @@ where
         let room =
             Arc::clone(&self.room).try_acquire_many_owned(weight).map_err(|_| StoreError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Waiting { item, answer, room }).map_err(|_| StoreError::Overloaded)?;
+        let asker = Asker { answer, room, rounds: 0 };
+        self.queue.try_send(Waiting { item, asker }).map_err(|_| StoreError::Overloaded)?;
         Ok(answered)
     }
 }
@@ -99,20 +128,64 @@ where
 {
     let mut gathered = Vec::with_capacity(size);
     let mut patience = PATIENCE;
-    while waiting.recv_many(&mut gathered, size).await > 0 {
-        let (items, answers): (Vec<_>, Vec<_>) =
-            gathered.drain(..).map(|entry| (entry.item, (entry.answer, entry.room))).unzip();
+    while gather(&mut waiting, &mut gathered, size).await {
+        let (turn, later) = take_turn(&mut gathered, &commit);
+        let (items, askers): (Vec<_>, Vec<_>) =
+            gathered.drain(..).map(|entry| (entry.item, entry.asker)).unzip();
         // A panic must not end the lane for everybody who comes later.
-        let committed = AssertUnwindSafe(commit_all(&items, patience, &commit)).catch_unwind().await;
+        let committed = AssertUnwindSafe(commit_all(&items, turn, patience, &commit)).catch_unwind().await;
         let outcomes = committed.unwrap_or_else(|_| given_up(items.len(), "a batch panicked"));
         // After a batch that was given up the next ones are tried once: everybody waited long enough.
         let all_failed = outcomes.iter().all(Result::is_err);
         patience = if all_failed { Duration::ZERO } else { PATIENCE };
-        for ((answer, room), outcome) in answers.into_iter().zip(outcomes) {
-            // The asker may have gone; its item is committed all the same.
-            drop(answer.send(outcome));
-            drop(room);
+        for ((item, asker), outcome) in items.into_iter().zip(askers).zip(outcomes) {
+            match outcome.transpose() {
+                // The asker may have gone; its item is committed all the same.
+                Some(outcome) => drop((asker.answer.send(outcome), asker.room)),
+                None => gathered
+                    .push(Waiting { item, asker: Asker { rounds: asker.rounds.saturating_add(1), ..asker } }),
+            }
         }
+        gathered.extend(later);
+    }
+}
+
+/// How a batch goes about what others hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Pass,
+    Wait,
+}
+
+/// Fills a batch with what came meanwhile, behind what was passed over. False when the lane was dropped and nothing is left.
+async fn gather<I, O>(
+    waiting: &mut mpsc::Receiver<Waiting<I, O>>,
+    gathered: &mut Vec<Waiting<I, O>>,
+    size: usize,
+) -> bool {
+    if gathered.is_empty() {
+        return waiting.recv_many(gathered, size).await > 0;
+    }
+    while gathered.len() < size {
+        let Ok(next) = waiting.try_recv() else { break };
+        gathered.push(next);
+    }
+    true
+}
+
+/// Leaves the batch as it is; or, where its first item was passed over often enough, what waits for the same thing as
+/// that, from the front and without a gap, and returns the rest.
+fn take_turn<I, O>(
+    gathered: &mut Vec<Waiting<I, O>>,
+    commit: &impl Commit<I, O>,
+) -> (Turn, Vec<Waiting<I, O>>) {
+    match gathered.first() {
+        Some(first) if first.asker.rounds >= ROUNDS => {
+            let same = |entry: &&Waiting<I, O>| commit.wait_together(&first.item, &entry.item);
+            let together = gathered.iter().take_while(same).count();
+            (Turn::Wait, gathered.split_off(together.max(1)))
+        }
+        Some(_) | None => (Turn::Pass, Vec::new()),
     }
 }
 
@@ -120,12 +193,14 @@ fn given_up<O>(items: usize, why: &str) -> Vec<Result<O, StoreError>> {
     (0..items).map(|_| Err(StoreError::Unavailable(why.into()))).collect()
 }
 
-async fn commit_all<I: Send + Sync, O>(
+/// None for an item that was passed over.
+async fn commit_all<I: Send + Sync, O: Send + 'static>(
     items: &[I],
+    turn: Turn,
     patience: Duration,
     commit: &impl Commit<I, O>,
-) -> Vec<Result<O, StoreError>> {
-    match persist(items, patience, commit).await {
+) -> Vec<Result<Option<O>, StoreError>> {
+    match persist(items, turn, patience, commit).await {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
         Err(fault) if items.len() > 1 && is_about_items(&fault) => one_by_one(items, patience, commit).await,
         Err(fault) => {
@@ -136,14 +211,14 @@ async fn commit_all<I: Send + Sync, O>(
 }
 
 /// Commits the items of a refused batch each by itself and in order, until the engine itself fails.
-async fn one_by_one<I: Send + Sync, O>(
+async fn one_by_one<I: Send + Sync, O: Send + 'static>(
     items: &[I],
     patience: Duration,
     commit: &impl Commit<I, O>,
-) -> Vec<Result<O, StoreError>> {
+) -> Vec<Result<Option<O>, StoreError>> {
     let mut outcomes = Vec::with_capacity(items.len());
     for item in items.chunks(1) {
-        match persist(item, patience, commit).await {
+        match persist(item, Turn::Wait, patience, commit).await {
             Ok(one) => outcomes.extend(one.into_iter().map(Ok)),
             Err(fault) => {
                 let engine_failed = !is_about_items(&fault);
@@ -160,15 +235,20 @@ async fn one_by_one<I: Send + Sync, O>(
 }
 
 /// Commits a batch, again and again while the fault may pass.
-async fn persist<I: Send + Sync, O>(
+async fn persist<I: Send + Sync, O: Send + 'static>(
     items: &[I],
+    turn: Turn,
     patience: Duration,
     commit: &impl Commit<I, O>,
-) -> Result<Vec<O>, Fault> {
+) -> Result<Vec<Option<O>>, Fault> {
     let began = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {
-        match commit.commit(items).await {
+        let decided = match turn {
+            Turn::Pass => commit.commit_free(items).await,
+            Turn::Wait => commit.commit(items).await.map(all),
+        };
+        match decided {
             Err(Fault::Transient(_)) if began.elapsed() < patience => tokio::time::sleep(pause).await,
             decided => return decided,
         }

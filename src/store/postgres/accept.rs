@@ -34,13 +34,23 @@ pub(crate) const LOCK_MAILBOXES: &str = "\
     FROM mailboxes m JOIN devices d ON d.device_no = m.device_no \
     WHERE m.user_id = ANY($1) ORDER BY m.device_no FOR UPDATE OF m";
 
+/// The id of an entry of a group's log is taken as well; no send is like it.
 pub(crate) const KNOWN: &str = "\
     SELECT message_id, sender_no, digest, conversation_id, sequence, accepted_at \
-    FROM messages WHERE message_id = ANY($1)";
+    FROM messages WHERE message_id = ANY($1) UNION ALL \
+    SELECT message_id, 0, NULL, NULL, NULL, accepted_at FROM group_log WHERE message_id = ANY($1)";
 
+/// A group, whose ids come from the same space, counts as a conversation of nobody.
 pub(crate) const PARTICIPANTS: &str = "\
+    SELECT group_id, $2::uuid, $2::uuid FROM groups WHERE group_id = ANY($1) UNION ALL \
     SELECT c.id, m.sender_id, m.recipient_id FROM unnest($1::uuid[]) AS c(id) CROSS JOIN LATERAL \
     (SELECT sender_id, recipient_id FROM messages WHERE conversation_id = c.id ORDER BY sequence LIMIT 1) AS m";
+
+/// Locks the name of a conversation or group until the end of the transaction, so that none is made under it meanwhile.
+pub(super) async fn lock_conversation(tx: &mut PgConnection, id: Uuid) -> Result<(), Error> {
+    sqlx::query(LOCK_CONVERSATIONS).bind(lock_keys(&[id])).execute(tx).await?;
+    Ok(())
+}
 
 pub(crate) const SUMS: &str =
     "SELECT user_id, max(sequence), count(*) FROM mailboxes WHERE user_id = ANY($1) GROUP BY user_id";
@@ -213,7 +223,7 @@ async fn participants(
         return Ok(HashMap::new());
     }
     let rows: Vec<(Uuid, Uuid, Uuid)> =
-        sqlx::query_as(PARTICIPANTS).bind(conversations).fetch_all(tx).await?;
+        sqlx::query_as(PARTICIPANTS).bind(conversations).bind(Uuid::nil()).fetch_all(tx).await?;
     let pair = |(id, one, other)| (ConversationId::new(id), (UserId::new(one), UserId::new(other)));
     Ok(rows.into_iter().map(pair).collect())
 }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use sqlx::{Error, PgConnection, PgPool};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{
     audit::{self, Event},
+    groups,
     notices::{self, Head},
     revocations::revoke,
     rows::{at, device_number, moment},
@@ -32,19 +34,19 @@ pub(super) async fn deactivate(
     target: &DeviceId,
     now: Timestamp,
 ) -> Result<(Deactivated, Vec<Delivery>), Error> {
-    let mut tx = pool.begin().await?;
-    lock_user(&mut tx, by.user_id).await?;
-    let Some((device, number)) = active_device(&mut tx, by.user_id, target).await? else {
-        return Ok((Deactivated::Unknown, Vec::new()));
+    let (mut tx, doomed) = loop {
+        let mut tx = pool.begin().await?;
+        match lock(&mut tx, by, target, now).await? {
+            Ok(Some(doomed)) => break (tx, doomed),
+            Ok(None) => tx.rollback().await?,
+            Err(refused) => return Ok((refused, Vec::new())),
+        }
     };
-    if !may_end(&mut tx, by, device, now).await? {
-        return Ok((Deactivated::NotAllowed, Vec::new()));
-    }
+    let Doomed { device, number, groups, others } = doomed;
     let expelled = by.device_no != device;
-    let mut others = notices::lock_mailboxes(&mut tx, by.user_id).await?;
-    others.retain(|(other, _)| *other != device);
     count_as_lost(&mut tx, device).await?;
     erase_items(&mut tx, device, &others).await?;
+    groups::devices::leave_groups(&mut tx, device, &groups).await?;
     end(&mut tx, device, expelled, now).await?;
     let deliveries = notices::announce_devices(&mut tx, by.user_id, &others, limits, now).await?;
     revoke(&mut tx, Revocation::Device(device), now).await?;
@@ -53,6 +55,37 @@ pub(super) async fn deactivate(
     audit::enter(&mut *tx, subject, ended, now).await?;
     tx.commit().await?;
     Ok((Deactivated::Gone(device), deliveries))
+}
+
+/// A device that may be ended, with everything locked that the act touches.
+struct Doomed {
+    device: DeviceNo,
+    number: DeviceNumber,
+    groups: Vec<Uuid>,
+    /// The mailboxes of the user's other devices.
+    others: Vec<Head>,
+}
+
+/// Locks in the order of locks. None when the device was added to a group meanwhile, which is not locked: then everything
+/// must be let go and locked anew.
+async fn lock(
+    tx: &mut PgConnection,
+    by: &Caller,
+    target: &DeviceId,
+    now: Timestamp,
+) -> Result<Result<Option<Doomed>, Deactivated>, Error> {
+    lock_user(tx, by.user_id).await?;
+    let Some((device, number)) = active_device(tx, by.user_id, target).await? else {
+        return Ok(Err(Deactivated::Unknown));
+    };
+    if !may_end(tx, by, device, now).await? {
+        return Ok(Err(Deactivated::NotAllowed));
+    }
+    let groups = groups::devices::lock_groups_of(tx, device).await?;
+    let mut others = notices::lock_mailboxes(tx, by.user_id).await?;
+    others.retain(|(other, _)| *other != device);
+    let is_whole = groups::devices::are_all_groups_of(tx, device, &groups).await?;
+    Ok(Ok(is_whole.then_some(Doomed { device, number, groups, others })))
 }
 
 async fn active_device(
@@ -118,8 +151,10 @@ async fn erase_items(tx: &mut PgConnection, device: DeviceNo, others: &[Head]) -
 }
 
 /// What else belongs to one incarnation, erased in the order in which acts lock.
-const ERASURE: [&str; 5] = [
+const ERASURE: [&str; 7] = [
     "DELETE FROM mailboxes WHERE device_no = $1",
+    "UPDATE key_packages SET state = 3, body = NULL WHERE device_no = $1 AND state IN (0, 1)",
+    "UPDATE mls_keys SET current = false, signature = NULL WHERE device_no = $1 AND current",
     "DELETE FROM prekeys WHERE device_no = $1",
     "DELETE FROM sessions WHERE device_no = $1",
     "DELETE FROM link_tokens WHERE linked_by_device_no = $1",

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     domain::{DeviceNo, Item, MessageId, Position, Timestamp},
-    store::{Left, device_list},
+    store::{
+        Left, device_list,
+        group_items::{self, JOINED, WELCOME},
+    },
 };
 
 /// Mailboxes in one question for heads.
@@ -123,6 +126,18 @@ impl ItemRow {
                 let devices = device_list::decode(&self.body.bytes().ok_or_else(missing)?);
                 let devices = devices.ok_or_else(|| corrupt("a list of devices that cannot be read"))?;
                 Item::DevicesChanged { message_id, devices, expires_at }
+            }
+            WELCOME => {
+                let body = self.body.bytes().ok_or_else(missing)?;
+                let welcome = group_items::decode_welcome(&body);
+                let (group_id, epoch, welcome) =
+                    welcome.ok_or_else(|| corrupt("a Welcome that cannot be read"))?;
+                Item::Welcome { message_id, group_id, epoch, welcome, expires_at }
+            }
+            JOINED => {
+                let group_id = group_items::decode_joined(&self.body.bytes().ok_or_else(missing)?);
+                let group_id = group_id.ok_or_else(|| corrupt("a joined item that cannot be read"))?;
+                Item::Joined { message_id, group_id, expires_at }
             }
             _ => return Err(corrupt("an unknown kind of item")),
         };

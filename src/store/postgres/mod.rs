@@ -19,6 +19,7 @@ mod ledger;
 mod mailbox;
 mod message_row;
 mod notices;
+mod packages;
 mod publish;
 mod register;
 mod restore;
@@ -27,6 +28,7 @@ mod rows;
 mod sessions;
 mod single_use;
 mod standing;
+mod stock;
 mod write_batch;
 
 #[cfg(test)]
@@ -53,21 +55,23 @@ use self::{
     accept::Accept,
     ack::{Ack, Acked},
     fault::{Repeat, attempt},
+    groups::send::GroupSends,
 };
 use super::{
-    Accepted, Committed, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, Limits, LinkOffer,
-    LoggedIn, Login, Mark, Marked, OneTimeKeys, Published, Registered, Registration, Restored, Revocation,
-    Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
+    Accepted, Committed, Deactivated, Deleted, Expired, GroupAccepted, HistoryQuery, KeyUpload, Left, Limits,
+    LinkOffer, LoggedIn, Login, Mark, Marked, OneTimeKeys, Published, Registered, Registration, Restored,
+    Revocation, Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
     lane::{Bounds, Lane},
 };
 use crate::domain::{
-    AuditEntry, Caller, Clock, ConversationId, Device, DeviceId, DeviceNo, IdentityKey, Item, KeyStats,
-    LastingKeys, Message, MessageId, Position, Pseudonyms, SecurityEvent, Send, SessionId, Timestamp, UserId,
+    AuditEntry, Caller, Clock, ConversationId, Device, DeviceId, DeviceNo, GroupSend, IdentityKey, Item,
+    KeyStats, LastingKeys, Message, MessageId, Position, Pseudonyms, SecurityEvent, Send, SessionId,
+    Timestamp, UserId,
 };
 use connect::LaneConnection;
 
 /// Connections for the lanes alone, one each, so that other acts never make a batch wait for one.
-const LANES: u32 = 2;
+const LANES: u32 = 3;
 
 /// Connections for what every node polls, revocations and heads: no flood of calls may make those wait.
 const WATCH: u32 = 1;
@@ -79,17 +83,18 @@ pub struct PostgresStore {
     pseudonyms: Pseudonyms,
     pool: PgPool,
     watch: PgPool,
-    lanes: [Arc<LaneConnection>; 2],
+    lanes: [Arc<LaneConnection>; 3],
     limits: Limits,
     committed: Committed,
     sends: Lane<Send, Accepted>,
     acks: Lane<Acked, u32>,
+    group_sends: Lane<GroupSend, GroupAccepted>,
 }
 
 impl PostgresStore {
     /// Connects, brings the schema up to date and starts the lanes on the current runtime. `clock` says when a send is
     /// accepted; what was committed goes to `committed`; security events are entered under `pseudonyms`.
-    /// Of `max_connections` the lanes take two, what is polled one, and calls share the rest; at least four are used.
+    /// Of `max_connections` the lanes take three, what is polled one, and calls share the rest; at least five are used.
     pub async fn connect(
         url: &SecretString,
         max_connections: u32,
@@ -101,12 +106,16 @@ impl PostgresStore {
         connect::migrate(url).await?;
         let pool = connect::pool(url, max_connections.saturating_sub(LANES + WATCH).max(1)).await?;
         let watch = connect::pool(url, WATCH).await?;
-        let lanes = [Arc::new(LaneConnection::new(url)?), Arc::new(LaneConnection::new(url)?)];
-        let [connection, for_acks] = lanes.clone();
+        let lane = || LaneConnection::new(url).map(Arc::new);
+        let lanes = [lane()?, lane()?, lane()?];
+        let [connection, for_acks, for_groups] = lanes.clone();
+        let for_groups =
+            GroupSends { connection: for_groups, committed: committed.clone(), clock: Arc::clone(&clock) };
+        let group_sends = Lane::start(BOUNDS, for_groups);
         let accept = Accept { connection, limits, committed: committed.clone(), clock };
         let sends = Lane::start(BOUNDS, accept);
         let acks = Lane::start(BOUNDS, Ack { connection: for_acks });
-        Ok(Self { pseudonyms, pool, watch, lanes, limits, committed, sends, acks })
+        Ok(Self { pseudonyms, pool, watch, lanes, limits, committed, sends, acks, group_sends })
     }
 
     /// Brings the schema up to date and does nothing else.
@@ -335,6 +344,10 @@ impl Store for PostgresStore {
         let rest = attempt(Repeat::Always, || expiry::the_rest(&self.pool, now, limit)).await?;
         expired.forgotten = expired.forgotten.saturating_add(rest);
         expired.more |= rest >= limit;
+        let of_groups = attempt(Repeat::Always, || groups::expiry::expire(&self.pool, now, limit)).await?;
+        expired.bodies = expired.bodies.saturating_add(of_groups.bodies);
+        expired.forgotten = expired.forgotten.saturating_add(of_groups.forgotten);
+        expired.more |= of_groups.more;
         Ok(expired)
     }
 

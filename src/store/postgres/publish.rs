@@ -86,14 +86,14 @@ fn small(number: usize) -> u32 {
 }
 
 /// The active device whose keys change, and its current lasting keys.
-struct Owner {
-    user: UserId,
-    device_number: DeviceNumber,
+pub(super) struct Owner {
+    pub(super) user: UserId,
+    pub(super) device_number: DeviceNumber,
     lasting: Lasting,
 }
 
 /// The user's row serialises uploads of all its devices: what one of them used must not come from another.
-async fn lock_owner(tx: &mut PgConnection, device: DeviceNo) -> Result<Option<Owner>, Error> {
+pub(super) async fn lock_owner(tx: &mut PgConnection, device: DeviceNo) -> Result<Option<Owner>, Error> {
     let found: Option<Uuid> = sqlx::query_scalar("SELECT user_id FROM devices WHERE device_no = $1")
         .bind(device.0)
         .fetch_optional(&mut *tx)
@@ -156,19 +156,23 @@ async fn replace_last_resort(
 }
 
 pub(super) async fn stats(pool: &PgPool, device: DeviceNo) -> Result<Option<KeyStats>, Error> {
-    let row: Option<(i64, i64, i64, Option<OffsetDateTime>, bool)> = sqlx::query_as(
+    // A package that has ended has no body any more.
+    let row: Option<(i64, i64, i64, i64, Option<OffsetDateTime>, bool)> = sqlx::query_as(
         "SELECT (SELECT count(*) FROM prekeys WHERE device_no = $1 AND kind = 1), \
             (SELECT count(*) FROM prekey_ledger WHERE device_no = $1 AND kind = 1), \
             (SELECT count(*) FROM prekeys WHERE device_no = $1 AND kind = 2), \
-            signed_prekey_at, last_resort_used \
+            (SELECT count(*) FROM key_packages \
+                WHERE device_no = $1 AND state = 0 AND NOT last_resort AND body IS NOT NULL), \
+            signed_prekey_at, last_resort_used OR EXISTS (SELECT FROM key_packages \
+                WHERE device_no = $1 AND state = 0 AND last_resort AND given) \
          FROM devices WHERE device_no = $1 AND deactivated_at IS NULL",
     )
     .bind(device.0)
     .fetch_optional(pool)
     .await?;
-    let Some((unused, total, kem, signed_at, last_resort_used)) = row else { return Ok(None) };
+    let Some((unused, total, kem, packages, signed_at, last_resort_used)) = row else { return Ok(None) };
     Ok(Some(KeyStats {
-        key_packages: 0,
+        key_packages: count(packages),
         unused_prekeys: count(unused),
         total_prekeys: count(total),
         kem_prekeys: count(kem),

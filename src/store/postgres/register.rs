@@ -6,11 +6,12 @@ use sqlx::{Error, PgConnection, PgPool};
 
 use super::{
     audit::{self, Event},
-    ledger,
+    groups, ledger,
     notices::{self, Head},
     rows::{at, device_number},
     sessions,
     standing::{self, ActiveRow},
+    stock,
 };
 use crate::{
     domain::{
@@ -70,10 +71,16 @@ async fn run(
     let (linked_by, by) = voucher.map(|voucher| (voucher.linked_by, voucher.by)).unzip();
     let device = insert_device(tx, new, number, linked_by.as_ref(), now).await?;
     ledger::enter(tx, new.user_id, device, &keys.iter().collect::<Vec<_>>()).await?;
+    if let Some(refused) = enter_mls(tx, new, device).await? {
+        return Ok(Err(refused));
+    }
+    let roster_groups = groups::devices::lock_roster_groups(tx, new.user_id).await?;
     let others = open_mailbox(tx, new.user_id, device).await?;
     let outdated = notices::waiting_lists(tx, &others).await?;
     notices::erase(tx, outdated).await?;
-    let deliveries = notices::announce_devices(tx, new.user_id, &others, limits, now).await?;
+    let mut deliveries = notices::announce_devices(tx, new.user_id, &others, limits, now).await?;
+    let newcomer = (new.user_id, device);
+    deliveries.extend(groups::devices::join_roster_groups(tx, newcomer, &roster_groups, now).await?);
     sessions::insert(tx, device, &new.session, now).await?;
     let added = Event::of_device(SecurityEvent::DeviceAdded, number).done_by(by);
     audit::enter(&mut *tx, subject, added, now).await?;
@@ -84,6 +91,28 @@ async fn run(
         device_no: device,
     };
     Ok(Ok((Principal { caller, user_since: claim.since }, deliveries)))
+}
+
+/// Enters the device's MLS keys and packages, or tells the first that must not come.
+async fn enter_mls(
+    tx: &mut PgConnection,
+    new: &Registration,
+    device: DeviceNo,
+) -> Result<Option<Registered>, Error> {
+    for key in &new.mls_signature_keys {
+        if !stock::enter_key(tx, device, key).await? {
+            return Ok(Some(Registered::MlsKeyReused(key.scheme)));
+        }
+    }
+    let named = stock::in_order(&new.packages);
+    Ok(match stock::fresh(tx, new.user_id, device, &named).await? {
+        Ok(fresh) => {
+            stock::enter(tx, new.user_id, device, &fresh).await?;
+            None
+        }
+        Err(stock::Refusal::KeyUnknown(place)) => Some(Registered::PackageKeyUnknown(place)),
+        Err(stock::Refusal::Reused(place)) => Some(Registered::PackageReused(place)),
+    })
 }
 
 /// The lowest number that the user never had, else the lowest that no active device has.

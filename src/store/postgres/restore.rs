@@ -15,6 +15,15 @@ const UNBOUND: &str = "\
 
 const MAILBOXES: &str = "UPDATE mailboxes SET head = GREATEST(head + $1, $2), spare = 0";
 
+/// The tail of an empty log stays behind its head.
+const GROUPS: &str = "\
+    UPDATE groups SET head = GREATEST(head + $1, $2), version = GREATEST(version + $1, $2), \
+        tail = CASE WHEN tail > head THEN GREATEST(head + $1, $2) + 1 ELSE tail END, \
+        rolled_back = handshake <> 2";
+
+/// Of packages that were handed out it is not known any more which were used.
+const PACKAGES: &str = "UPDATE key_packages SET state = 3, body = NULL WHERE state IN (0, 1)";
+
 const LAST_RESORTS: &str =
     "UPDATE devices SET last_resort_used = true WHERE last_resort_id IS NOT NULL AND NOT last_resort_used";
 
@@ -28,6 +37,9 @@ pub(super) async fn after(pool: &PgPool, now: Timestamp) -> Result<Restored, Err
     let mut tx = pool.begin().await?;
     tx.execute(UNBOUND).await?;
     let mailboxes = sqlx::query(MAILBOXES).bind(jump.by).bind(jump.floor).execute(&mut *tx).await?;
+    sqlx::query(GROUPS).bind(jump.by).bind(jump.floor).execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM group_invites").execute(&mut *tx).await?;
+    sqlx::query(PACKAGES).execute(&mut *tx).await?;
     sqlx::query(LAST_RESORTS).execute(&mut *tx).await?;
     let keys = sqlx::query("DELETE FROM prekeys").execute(&mut *tx).await?;
     sqlx::query("DELETE FROM link_tokens").execute(&mut *tx).await?;

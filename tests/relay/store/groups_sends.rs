@@ -314,9 +314,9 @@ async fn a_message_never_precedes_the_commit_that_opened_its_epoch(engine: Engin
     let (alice, bob) = (engine.mls_newcomer().await, engine.mls_newcomer().await);
     let group = engine.filled(&alice, &[&bob]).await;
     for round in 1..=10 {
-        let sending = (0..6).map(|number| {
-            let send = mls::send(&bob, group, Some(Epoch(round + i64::from(number % 2))));
-            let store = stores[number as usize % 2].clone();
+        let sending = (0..6_usize).map(|number| {
+            let send = mls::send(&bob, group, Some(Epoch(round + i64::from(number % 2 == 1))));
+            let store = stores[number % 2].clone();
             tokio::spawn(async move { store.accept_group_send(send).await.unwrap() })
         });
         let sending: Vec<_> = sending.collect();

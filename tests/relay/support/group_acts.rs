@@ -75,13 +75,12 @@ impl Engine {
 
     /// A package of a device that was handed out and entered no group.
     pub(crate) async fn issued(&self, of: &Caller) -> KeyPackage {
-        let key = match self.mls_key(of, SignatureScheme::Ed25519).await {
-            Some(key) => key,
-            None => {
-                let key = mls::signature_key(SignatureScheme::Ed25519);
-                assert_eq!(self.set_key(of, &key).await, MlsKeySet::Set(0));
-                key
-            }
+        let key = if let Some(key) = self.mls_key(of, SignatureScheme::Ed25519).await {
+            key
+        } else {
+            let key = mls::signature_key(SignatureScheme::Ed25519);
+            assert_eq!(self.set_key(of, &key).await, MlsKeySet::Set(0));
+            key
         };
         let package =
             KeyPackage { not_after: self.now().plus(90 * mothers::DAY), ..mls::package(&key, SUITE) };

@@ -15,12 +15,11 @@ pub(crate) type Tables = BTreeMap<String, Vec<String>>;
 impl Engine {
     /// Everything that is in the store.
     pub(crate) async fn tables(&self) -> Tables {
-        let here = tokio::runtime::Handle::current();
-        let tables = tokio::task::block_in_place(|| match (&self.url, &self.folder) {
-            (Some(url), _) => here.block_on(of_postgres(url.expose_secret())),
-            (None, Some(folder)) => here.block_on(of_sqlite(&folder.path().join("restante.db"))),
+        let tables = match (&self.url, &self.folder) {
+            (Some(url), _) => of_postgres(url.expose_secret()).await,
+            (None, Some(folder)) => of_sqlite(&folder.path().join("restante.db")).await,
             (None, None) => panic!("this engine's place is not known"),
-        });
+        };
         assert!(tables.contains_key("devices") && tables.contains_key("groups"), "{:?}", tables.keys());
         tables
     }

@@ -1,0 +1,104 @@
+//! Who is in a group: users with their roles, and the leaves of their devices.
+
+use sqlx::{Error, PgConnection};
+use uuid::Uuid;
+
+use super::super::rows::at;
+use crate::domain::{DeviceNo, GroupId, Role, Timestamp, UserId};
+
+/// Adds users who are not in the group yet, in this order.
+pub(super) async fn add_users(
+    tx: &mut PgConnection,
+    group: GroupId,
+    users: &[UserId],
+    (role, invited): (Role, bool),
+    now: Timestamp,
+) -> Result<(), Error> {
+    let users: Vec<Uuid> = users.iter().map(|user| user.uuid()).collect();
+    sqlx::query(
+        "INSERT INTO group_members (group_id, user_id, role, invited, joined_at) \
+         SELECT $1, n.user_id, $3, $4, $5 FROM unnest($2::uuid[]) WITH ORDINALITY AS n(user_id, place) \
+         ORDER BY n.place ON CONFLICT (group_id, user_id) DO NOTHING",
+    )
+    .bind(group.uuid())
+    .bind(users)
+    .bind(role as i16)
+    .bind(invited)
+    .bind(at(now))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// A leaf of the coming epoch.
+pub(super) struct Leaf {
+    pub(super) device_no: DeviceNo,
+    pub(super) user_id: UserId,
+    pub(super) leaf_index: Option<u32>,
+}
+
+pub(super) async fn add_leaves(tx: &mut PgConnection, group: GroupId, leaves: &[Leaf]) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO group_leaves (group_id, device_no, user_id, leaf_index) \
+         SELECT $1, n.device_no, n.user_id, n.leaf_index \
+         FROM unnest($2::bigint[], $3::uuid[], $4::bigint[]) AS n(device_no, user_id, leaf_index)",
+    )
+    .bind(group.uuid())
+    .bind(leaves.iter().map(|leaf| leaf.device_no.0).collect::<Vec<_>>())
+    .bind(leaves.iter().map(|leaf| leaf.user_id.uuid()).collect::<Vec<_>>())
+    .bind(leaves.iter().map(|leaf| leaf.leaf_index.map(i64::from)).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Removes the leaves of these devices, and returns the users they belonged to.
+pub(super) async fn remove_leaves(
+    tx: &mut PgConnection,
+    group: GroupId,
+    devices: &[DeviceNo],
+) -> Result<Vec<Uuid>, Error> {
+    if devices.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar(
+        "DELETE FROM group_leaves WHERE group_id = $1 AND device_no = ANY($2) RETURNING user_id",
+    )
+    .bind(group.uuid())
+    .bind(devices.iter().map(|device| device.0).collect::<Vec<_>>())
+    .fetch_all(tx)
+    .await
+}
+
+/// Removes those of these users who have no leaf left.
+pub(super) async fn remove_leafless(
+    tx: &mut PgConnection,
+    group: GroupId,
+    users: &[Uuid],
+) -> Result<(), Error> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "DELETE FROM group_members m WHERE m.group_id = $1 AND m.user_id = ANY($2) AND NOT EXISTS ( \
+            SELECT FROM group_leaves l WHERE l.group_id = m.group_id AND l.user_id = m.user_id)",
+    )
+    .bind(group.uuid())
+    .bind(users)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Gives the owner's role, where nobody has it, to the oldest admin, else to the oldest member.
+pub(super) async fn hand_over(tx: &mut PgConnection, group: GroupId) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE group_members SET role = 2 WHERE group_id = $1 AND user_id = ( \
+            SELECT user_id FROM group_members WHERE group_id = $1 ORDER BY role DESC, joined LIMIT 1) \
+         AND NOT EXISTS (SELECT FROM group_members WHERE group_id = $1 AND role = 2)",
+    )
+    .bind(group.uuid())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
