@@ -12,7 +12,8 @@ use crate::{
     store::{Revocation, Store, StoreError},
 };
 
-/// How often the heads of connected devices' mailboxes are compared with what their sessions have written.
+/// How often the heads of connected devices' mailboxes are compared with what their sessions have written, and those of their
+/// groups with what was heard of.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(2);
 
 /// How often revocations are read.
@@ -25,9 +26,9 @@ pub const EXPIRE_EVERY: Duration = Duration::from_secs(5);
 const EXPIRE_BATCH: u32 = 500;
 
 /// Makes hot delivery irrelevant to correctness: whatever it lost, a session that is behind its mailbox's head is told
-/// to read the store, without any condition that could be wrong.
+/// to read the store, and so are those who read a group's log, without any condition that could be wrong.
 pub async fn reconcile(store: Arc<dyn Store>, switchboard: Arc<Switchboard>, stop: CancellationToken) {
-    every(RECONCILE_EVERY, stop, "mailbox heads could not be read", async || {
+    every(RECONCILE_EVERY, stop, "heads could not be read", async || {
         let watched = switchboard.watched();
         let devices: Vec<_> = watched.iter().map(|(device, _)| *device).collect();
         let seen: std::collections::HashMap<_, _> = watched.into_iter().collect();
@@ -35,6 +36,10 @@ pub async fn reconcile(store: Arc<dyn Store>, switchboard: Arc<Switchboard>, sto
             if seen.get(&device).is_some_and(|seen| *seen < head) {
                 switchboard.wake(device, head);
             }
+        }
+        let groups: Vec<_> = switchboard.watched_groups().into_iter().map(|(group, _)| group).collect();
+        for (group, head) in store.group_heads(&groups).await? {
+            switchboard.wake_group(group, head);
         }
         Ok(())
     })

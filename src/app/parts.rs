@@ -56,12 +56,14 @@ impl Parts {
         let (store, switchboard, clock) = ground.shared();
         let queue = Arc::new(Queue { store, switchboard, clock });
         let messages = Arc::new(ground.messages(config));
+        let groups = Arc::new(ground.groups(config));
         let (store, switchboard, clock) = ground.shared();
         let (draining, started) = (AtomicBool::new(false), Instant::now());
         let health = Health { store, switchboard, clock, draining, started };
         let floor = SocketFloor::new(
             Arc::clone(&queue),
             Arc::clone(&messages),
+            Arc::clone(&groups),
             Arc::clone(&ground.authority),
             config,
             stop_sockets.clone(),
@@ -79,7 +81,7 @@ impl Parts {
             address_budgets: web::Data::new(address_budgets),
             keys: web::Data::new(ground.keys(config, budgets)),
             messages: messages.into(),
-            groups: web::Data::new(ground.groups(config)),
+            groups: groups.into(),
             queue: queue.into(),
         }
     }

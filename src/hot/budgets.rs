@@ -58,11 +58,12 @@ mod tests {
     };
 
     use async_trait::async_trait;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
     use crate::{
-        domain::{Delivery, DeviceNo, Item, Position},
+        domain::{Delivery, DeviceNo, GroupId, Item, LogEntry, Position},
         hot::{Event, HotError},
     };
 
@@ -120,6 +121,26 @@ mod tests {
         }
 
         async fn forget_device(&self, _: DeviceNo) -> Result<(), HotError> {
+            never()
+        }
+
+        async fn subscribe_group(&self, _: GroupId) -> Result<(), HotError> {
+            never()
+        }
+
+        async fn unsubscribe_group(&self, _: GroupId) -> Result<(), HotError> {
+            never()
+        }
+
+        async fn publish_entries(&self, _: &[Arc<LogEntry>]) -> Result<(), HotError> {
+            never()
+        }
+
+        async fn keep_state(&self, _: GroupId, _: [u8; 32], _: Bytes) -> Result<(), HotError> {
+            never()
+        }
+
+        async fn state(&self, _: GroupId, _: [u8; 32]) -> Result<Option<Bytes>, HotError> {
             never()
         }
 

@@ -1,16 +1,21 @@
 //! Hot state: what makes delivery fast and may be lost at any moment.
 //!
-//! Routing is subscription: a node subscribes to one channel per connected device, and an event is for whoever listens.
+//! Routing is subscription: a node subscribes to one channel per connected device and per group that a connected device
+//! reads, and an event is for whoever listens.
 //! Two engines, Redis and in-process, pass the conformance suite in `tests/relay/hot.rs`. Nothing here is ever believed
 //! about what exists; a failed act is counted and forgotten, because the store and the reconciler make up for it.
 
 mod budgets;
 mod ledger;
+mod line;
 pub mod local;
 pub mod redis;
+mod rooms;
+mod stretch;
 mod switchboard;
+mod watching;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,7 +27,11 @@ use crate::domain::{
 };
 
 pub use budgets::Budgets;
-pub use switchboard::{End, Line, Seat, Sessions, Signal, Switchboard};
+pub use line::{End, Line, Signal};
+pub use rooms::{Doubts, Reading, Room, Turn};
+pub use stretch::{Form, Next, Stretch, Told};
+pub use switchboard::{Seat, Sessions, Switchboard};
+pub use watching::Watch;
 
 /// Hot state could not be reached, or answered nonsense.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +62,10 @@ pub enum Event {
 
 /// An item that weighs more than this travels as a wake, without its body.
 const HEAVY: usize = 64 * 1024;
+
+/// How long the public state of an MLS group is kept, and how large it may be: a full group of 1,500 weighs about 1 MiB.
+const STATE_LIFE: Duration = Duration::from_hours(1);
+const STATE_WEIGHT: usize = 4 * 1024 * 1024;
 
 /// How many items an offline queue keeps for one device; the oldest go first.
 const QUEUE_LENGTH: usize = 1_000;
@@ -106,6 +119,16 @@ pub enum GroupEvent {
     Wake(Position),
 }
 
+impl GroupEvent {
+    /// What a listening node is told of a committed entry: the entry, or a wake when it is heavy.
+    fn about(entry: &Arc<LogEntry>) -> Self {
+        if entry.weight() > HEAVY {
+            return Self::Wake(entry.position);
+        }
+        Self::Entry(Arc::clone(entry))
+    }
+}
+
 /// Where an engine brings events for devices connected to this process. Called from the engine's own tasks: must be
 /// quick and must not block.
 pub trait Doorbell: Send + Sync {
@@ -113,9 +136,7 @@ pub trait Doorbell: Send + Sync {
     fn ring(&self, device: DeviceNo, event: Event) -> bool;
 
     /// Hands an event about a group's log to the sessions of this process that read it. False when there is none.
-    fn ring_group(&self, _group: GroupId, _event: GroupEvent) -> bool {
-        false
-    }
+    fn ring_group(&self, group: GroupId, event: GroupEvent) -> bool;
 
     /// Subscriptions were lost and are back: every session must read the store before it pushes again.
     fn resubscribed(&self);
@@ -156,30 +177,21 @@ pub trait Hot: Send + Sync {
 
     /// Begins to listen for a group's log; when this returns, no later entry is missed while the engine is reachable. May be
     /// called again for a group that is listened for.
-    async fn subscribe_group(&self, _group: GroupId) -> Result<(), HotError> {
-        Ok(())
-    }
+    async fn subscribe_group(&self, group: GroupId) -> Result<(), HotError>;
 
     /// Stops listening for a group's log.
-    async fn unsubscribe_group(&self, _group: GroupId) -> Result<(), HotError> {
-        Ok(())
-    }
+    async fn unsubscribe_group(&self, group: GroupId) -> Result<(), HotError>;
 
     /// Tells every other node that listens for their groups of entries: one message for each entry, whatever the size of the
     /// group, as a wake without the body when the entry weighs more than 64 KiB. Entries of one group keep their order.
-    async fn publish_entries(&self, _entries: &[Arc<LogEntry>]) -> Result<(), HotError> {
-        Ok(())
-    }
+    async fn publish_entries(&self, entries: &[Arc<LogEntry>]) -> Result<(), HotError>;
 
-    /// Keeps the public state of an MLS group for an hour, under its digest.
-    async fn keep_state(&self, _group: GroupId, _digest: [u8; 32], _state: Bytes) -> Result<(), HotError> {
-        Ok(())
-    }
+    /// Keeps the public state of an MLS group for an hour, in place of any other state of that group. One that is too large
+    /// is not kept.
+    async fn keep_state(&self, group: GroupId, digest: [u8; 32], state: Bytes) -> Result<(), HotError>;
 
-    /// The state with this digest, if it is still there; never another one.
-    async fn state(&self, _group: GroupId, _digest: [u8; 32]) -> Result<Option<Bytes>, HotError> {
-        Ok(None)
-    }
+    /// The state of a group, if the one that is kept has this BLAKE3 digest; never another one.
+    async fn state(&self, group: GroupId, digest: [u8; 32]) -> Result<Option<Bytes>, HotError>;
 
     /// Draws a place in a budget, which all nodes share when the engine spans nodes. Of two that race for the last place
     /// one gets it. A budget that nobody draws from is forgotten after its period.

@@ -1,144 +1,36 @@
 //! The sessions connected to this process, and the way from a commit to a device.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::{Duration, Instant},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Doorbell, Event, Hot};
-use crate::domain::{Batch, Delivery, DeviceNo, Position, SessionId};
-
-/// Events that may wait for a session. Past them durable ones become "read the store" and live-only ones are dropped.
-const WAITING_EVENTS: usize = 64;
+use super::{
+    Doorbell, Event, GroupEvent, Hot,
+    line::{End, Line},
+    rooms::Rooms,
+};
+use crate::domain::{Batch, Delivery, DeviceNo, GroupId, Position, SessionId};
 
 /// Batches that may wait for the hot engine. Past them a batch is left to the reconciler.
 const WAITING_BATCHES: usize = 64;
 
-/// Two sockets of one device that open within this time settle by session id which of them is the newer.
-const SAME_MOMENT: Duration = Duration::from_secs(5);
+/// How often subscriptions to groups that were refused are tried again.
+const MEND_EVERY: Duration = Duration::from_secs(5);
 
-/// Why a session has to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The device opened a newer socket.
-    Replaced,
-    /// The device was deactivated.
-    Deactivated,
-    /// The login whose tokens the socket lives by was ended.
-    LoggedOut,
-}
-
-/// What a session hears next.
-#[derive(Debug)]
-pub enum Signal {
-    /// The session has to end.
-    End(End),
-    /// Something to push.
-    Event(Event),
-    /// The mailbox may have more than was heard of; read the store.
-    Behind,
-}
-
-/// The line from everywhere to one session.
-pub struct Line {
-    session: Uuid,
-    opened: Instant,
-    seen: AtomicI64,
-    state: Mutex<LineState>,
-    stirred: Notify,
-}
-
-#[derive(Default)]
-struct LineState {
-    events: VecDeque<Event>,
-    behind: bool,
-    end: Option<End>,
-    /// Whose tokens the socket lives by; none in open mode.
-    login: Option<SessionId>,
-}
-
-impl Line {
-    fn new(session: Uuid) -> Self {
-        let state = Mutex::default();
-        Self { session, opened: Instant::now(), seen: AtomicI64::new(0), state, stirred: Notify::new() }
-    }
-
-    /// Waits for the next signal: an end first, then events in order, then "read the store". Nothing is lost when the
-    /// future is dropped.
-    pub async fn next(&self) -> Signal {
-        loop {
-            if let Some(signal) = self.take() {
-                return signal;
-            }
-            self.stirred.notified().await;
-        }
-    }
-
-    /// Tells the reconciler up to where the session has written.
-    pub fn set_seen(&self, position: Position) {
-        self.seen.store(position.0, Ordering::Relaxed);
-    }
-
-    /// Notes whose tokens the socket lives by from now on.
-    pub fn live_by(&self, login: SessionId) {
-        lock(&self.state).login = Some(login);
-    }
-
-    fn take(&self) -> Option<Signal> {
-        let mut state = lock(&self.state);
-        if let Some(end) = state.end {
-            return Some(Signal::End(end));
-        }
-        if let Some(event) = state.events.pop_front() {
-            return Some(Signal::Event(event));
-        }
-        std::mem::take(&mut state.behind).then_some(Signal::Behind)
-    }
-
-    fn put(&self, event: Event) {
-        let mut state = lock(&self.state);
-        match event {
-            Event::Deactivated => state.end = Some(End::Deactivated),
-            Event::LoggedOut(login) if state.login == Some(login) => {
-                state.end = state.end.or(Some(End::LoggedOut));
-            }
-            Event::Replaced(by) if self.yields_to(by) => state.end = state.end.or(Some(End::Replaced)),
-            Event::LoggedOut(_) | Event::Replaced(_) => return,
-            Event::Wake(position) => state.behind |= position.0 > self.seen.load(Ordering::Relaxed),
-            event @ Event::Item(..) if state.events.len() >= WAITING_EVENTS => {
-                drop(event);
-                state.behind = true;
-            }
-            // Live only, and the session is not keeping up: the truth is in the history and in the statistics.
-            event if state.events.len() >= WAITING_EVENTS => drop(event),
-            event => state.events.push_back(event),
-        }
-        drop(state);
-        self.stirred.notify_one();
-    }
-
-    fn fall_behind(&self) {
-        lock(&self.state).behind = true;
-        self.stirred.notify_one();
-    }
-
-    fn yields_to(&self, by: Uuid) -> bool {
-        by != self.session && (by > self.session || self.opened.elapsed() > SAME_MOMENT)
-    }
-}
-
-/// The connected sessions of this process, one for each device.
+/// The connected sessions of this process, one for each device, and the rooms of the groups that they read.
 #[derive(Default)]
 pub struct Sessions {
     seats: Mutex<HashMap<DeviceNo, Arc<Line>>>,
+    rooms: Rooms,
 }
 
 impl Sessions {
@@ -154,10 +46,15 @@ impl Doorbell for Sessions {
         true
     }
 
+    fn ring_group(&self, group: GroupId, event: GroupEvent) -> bool {
+        self.rooms.ring(group, event)
+    }
+
     fn resubscribed(&self) {
         for line in lock(&self.seats).values() {
             line.fall_behind();
         }
+        self.rooms.doubt();
     }
 }
 
@@ -166,13 +63,24 @@ pub struct Switchboard {
     sessions: Arc<Sessions>,
     engine: Arc<dyn Hot>,
     left: Mutex<HashSet<DeviceNo>>,
+    left_rooms: Mutex<HashSet<GroupId>>,
     someone_left: Notify,
 }
 
 impl Switchboard {
     /// A switchboard over an engine whose doorbell is `sessions`.
     pub fn new(sessions: Arc<Sessions>, engine: Arc<dyn Hot>) -> Arc<Self> {
-        Arc::new(Self { sessions, engine, left: Mutex::default(), someone_left: Notify::new() })
+        let (left, left_rooms) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { sessions, engine, left, left_rooms, someone_left: Notify::new() })
+    }
+
+    pub(super) fn rooms(&self) -> &Rooms {
+        &self.sessions.rooms
+    }
+
+    pub(super) fn note_left_room(&self, group: GroupId) {
+        lock(&self.left_rooms).insert(group);
+        self.someone_left.notify_one();
     }
 
     /// The engine, for the offline queue.
@@ -187,8 +95,7 @@ impl Switchboard {
         let line = Arc::new(Line::new(session));
         let older = lock(&self.sessions.seats).insert(device, Arc::clone(&line));
         if let Some(older) = older {
-            lock(&older.state).end.get_or_insert(End::Replaced);
-            older.stirred.notify_one();
+            older.end(End::Replaced);
         }
         let seat = Seat { switchboard: Arc::clone(self), device, line };
         if let Err(error) = self.engine.subscribe(device).await {
@@ -237,7 +144,7 @@ impl Switchboard {
     #[must_use]
     pub fn watched(&self) -> Vec<(DeviceNo, Position)> {
         let seats = lock(&self.sessions.seats);
-        seats.iter().map(|(device, line)| (*device, Position(line.seen.load(Ordering::Relaxed)))).collect()
+        seats.iter().map(|(device, line)| (*device, line.seen())).collect()
     }
 
     /// Tells a session of this process that its mailbox reaches up to here.
@@ -261,7 +168,7 @@ impl Switchboard {
     }
 
     /// Carries committed batches to their devices, in order, until stopped and nothing is left: at once to sessions of this
-    /// process, through the engine to the others.
+    /// process, through the engine to the others. Of each batch the mailbox items go first, then the entries of groups.
     pub async fn carry(self: Arc<Self>, mut committed: mpsc::Receiver<Batch>, stop: CancellationToken) {
         let (away, waiting) = mpsc::channel(WAITING_BATCHES);
         let engine = tokio::spawn(deliver_away(Arc::clone(&self.engine), waiting));
@@ -273,7 +180,11 @@ impl Switchboard {
             };
             let Some(mut batch) = next else { break };
             batch.deliveries.retain(|delivery| !self.ring(delivery));
-            if !batch.deliveries.is_empty() && away.try_send(batch).is_err() {
+            for entry in &batch.entries {
+                self.sessions.ring_group(entry.group_id, GroupEvent::Entry(Arc::clone(entry)));
+            }
+            let is_empty = batch.deliveries.is_empty() && batch.entries.is_empty();
+            if !is_empty && away.try_send(batch).is_err() {
                 tracing::debug!("hot state does not keep up; a batch is left to the reconciler");
             }
         }
@@ -287,13 +198,20 @@ impl Switchboard {
         self.sessions.ring(delivery.device_no, Event::Item(delivery.position, Arc::clone(&delivery.item)))
     }
 
-    /// Ends subscriptions that nobody needs any more, until stopped.
+    /// Ends subscriptions that nobody needs any more, and tries again those to groups that were refused, until stopped.
     pub async fn tidy(self: Arc<Self>, stop: CancellationToken) {
-        while stop.run_until_cancelled(self.someone_left.notified()).await.is_some() {
+        while let Some(left) =
+            stop.run_until_cancelled(timeout(MEND_EVERY, self.someone_left.notified())).await
+        {
+            if left.is_err() {
+                self.mend().await;
+            }
             let left: Vec<_> = lock(&self.left).drain().collect();
             for device in left {
                 self.unsubscribe(device).await;
             }
+            let left = std::mem::take(&mut *lock(&self.left_rooms));
+            self.leave_rooms(left).await;
         }
     }
 
@@ -316,7 +234,8 @@ impl Switchboard {
 
 async fn deliver_away(engine: Arc<dyn Hot>, mut waiting: mpsc::Receiver<Batch>) {
     while let Some(batch) = waiting.recv().await {
-        if let Err(error) = engine.deliver(&batch.deliveries).await {
+        let delivered = engine.deliver(&batch.deliveries).await;
+        if let Err(error) = engine.publish_entries(&batch.entries).await.and(delivered) {
             tracing::debug!(error = %error.0, "a batch is left to the reconciler");
         }
     }
@@ -350,6 +269,6 @@ impl Drop for Seat {
 }
 
 /// A lock whose holder panicked still guards whole values here: every critical section is one insertion or removal.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

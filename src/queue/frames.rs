@@ -1,17 +1,18 @@
 //! The socket's frames, in JSON and in MessagePack. proto-docs/websocket.md describes every one.
 
-use std::io::Cursor;
+use std::{collections::HashMap, io::Cursor};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::{
-    domain::{Item, MessageId},
-    hot::{KeysLow, ReceiptEvent},
+    domain::{GroupId, Item, LogEntry, MessageId, Position},
+    groups::{GroupSendFrame, GroupSentAnswer},
+    hot::{Form, KeysLow, ReceiptEvent},
     http::{Problem, read_json},
     messages::{SendFrame, SentAnswer},
-    wire::{Id, ListedDeviceView, MessageStatus, MessageView, Time, WelcomeView},
+    wire::{Id, ListedDeviceView, LogEntryView, MessageStatus, MessageView, Time, WelcomeView},
 };
 
 /// How frames are written on a socket.
@@ -29,6 +30,14 @@ impl Format {
         match self {
             Self::Json => "restante.v1",
             Self::MessagePack => "restante.v1.msgpack",
+        }
+    }
+
+    /// The form of its frames.
+    pub(super) const fn form(self) -> Form {
+        match self {
+            Self::Json => Form::Text,
+            Self::MessagePack => Form::Binary,
         }
     }
 
@@ -86,6 +95,14 @@ pub(super) enum ServerFrame {
         group_id: Id,
         message_id: Id,
     },
+    GroupEntry(LogEntryView),
+    GroupGap {
+        group_id: Id,
+        /// The first position that is gone.
+        from: i64,
+        /// The last one.
+        to: i64,
+    },
     QueueDrained,
     Receipt {
         message_id: Id,
@@ -105,7 +122,7 @@ pub(super) enum ServerFrame {
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
         #[serde(flatten)]
-        answer: SentAnswer,
+        answer: Sent,
     },
     Acked {
         #[serde(rename = "ref")]
@@ -128,6 +145,14 @@ pub(super) enum ServerFrame {
     },
 }
 
+/// What became of a send, as over REST.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Sent {
+    Message(SentAnswer),
+    Group(GroupSentAnswer),
+}
+
 impl ServerFrame {
     /// A mailbox item.
     pub(super) fn item(item: &Item) -> Self {
@@ -147,6 +172,16 @@ impl ServerFrame {
                 Self::Joined { group_id: Id(group_id.uuid()), message_id: Id(message_id.uuid()) }
             }
         }
+    }
+
+    /// An entry of a group's log.
+    pub(super) fn entry(entry: &LogEntry) -> Self {
+        Self::GroupEntry(LogEntryView::from(entry))
+    }
+
+    /// That positions of a group's log are gone for good.
+    pub(super) fn gap(group: GroupId, from: Position, to: Position) -> Self {
+        Self::GroupGap { group_id: Id(group.uuid()), from: from.0, to: to.0 }
     }
 
     /// A receipt.
@@ -186,7 +221,8 @@ impl ServerFrame {
 /// A frame from the client.
 pub(super) enum ClientFrame {
     Send(Box<SendFrame>),
-    Ack(Vec<MessageId>),
+    GroupSend(Box<GroupSendFrame>),
+    Ack(Vec<MessageId>, Vec<(GroupId, Position)>),
     Read(MessageId),
     Auth(String),
     Ping,
@@ -209,6 +245,9 @@ struct AckFrame {
     _reference: Option<String>,
     #[serde(default)]
     message_ids: Vec<Id>,
+    /// Of each group the last position that is acked, with all before it.
+    #[serde(default)]
+    groups: HashMap<Id, i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -243,8 +282,27 @@ struct PingFrame {
 /// The longest `ref`, in bytes.
 const LONGEST_REF: usize = 64;
 
-/// Message ids in one ack.
+/// Message ids in one ack, and groups.
 const MOST_IDS: usize = 1000;
+
+/// The message ids of an ack.
+pub(super) fn acked_ids(ids: Vec<Id>) -> Result<Vec<MessageId>, Problem> {
+    if ids.len() > MOST_IDS {
+        return Err(Problem::bad_field("message_ids", "at most 1000 ids are taken"));
+    }
+    Ok(ids.into_iter().map(|id| MessageId::new(id.0)).collect())
+}
+
+/// The acks of group entries of an ack.
+pub(super) fn acked_entries(groups: HashMap<Id, i64>) -> Result<Vec<(GroupId, Position)>, Problem> {
+    if groups.len() > MOST_IDS {
+        return Err(Problem::bad_field("groups", "at most 1000 groups are taken"));
+    }
+    if groups.values().any(|position| *position < 0) {
+        return Err(Problem::bad_field("groups", "a position is not negative"));
+    }
+    Ok(groups.into_iter().map(|(group, position)| (GroupId::new(group.0), Position(position))).collect())
+}
 
 /// Reads a frame. The `ref` comes back whenever it could be read, so that a refusal finds its request.
 pub(super) fn read(format: Format, bytes: &Bytes) -> (Option<String>, Result<ClientFrame, Problem>) {
@@ -261,12 +319,12 @@ pub(super) fn read(format: Format, bytes: &Bytes) -> (Option<String>, Result<Cli
 fn frame(format: Format, kind: &str, bytes: &Bytes) -> Result<ClientFrame, Problem> {
     match kind {
         "send" => format.decode::<SendFrame>(bytes).map(|frame| ClientFrame::Send(Box::new(frame))),
+        "group_send" => {
+            format.decode::<GroupSendFrame>(bytes).map(|frame| ClientFrame::GroupSend(Box::new(frame)))
+        }
         "ack" => {
-            let ids = format.decode::<AckFrame>(bytes)?.message_ids;
-            if ids.len() > MOST_IDS {
-                return Err(Problem::bad_field("message_ids", "at most 1000 ids are taken"));
-            }
-            Ok(ClientFrame::Ack(ids.into_iter().map(|id| MessageId::new(id.0)).collect()))
+            let AckFrame { message_ids, groups, .. } = format.decode(bytes)?;
+            Ok(ClientFrame::Ack(acked_ids(message_ids)?, acked_entries(groups)?))
         }
         "read" => Ok(ClientFrame::Read(MessageId::new(format.decode::<ReadFrame>(bytes)?.message_id.0))),
         "auth" => Ok(ClientFrame::Auth(format.decode::<AuthFrame>(bytes)?.token)),

@@ -1,9 +1,13 @@
-//! The mailbox as seen by its device: drain, ack, and the socket.
+//! The mailbox and the group logs as seen by a device: drain, ack, and the socket.
 
+mod acks;
 mod cursor;
 mod frames;
 mod inbox;
+mod logs;
 mod outbox;
+mod pages;
+mod reading;
 pub mod routes;
 mod session;
 
@@ -17,7 +21,7 @@ use crate::{
     store::{Left, Store, StoreError},
 };
 
-/// The acts on a device's own mailbox.
+/// The acts on a device's own mailbox, and on its cursors in the logs of its groups.
 pub struct Queue {
     /// The store.
     pub store: Arc<dyn Store>,

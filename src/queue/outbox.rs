@@ -48,6 +48,17 @@ impl Shared {
     }
 }
 
+/// A data frame as it goes over the wire (RFC 6455 §5.2), which any number of outboxes may share.
+pub(super) fn data_frame(payload: &[u8], binary: bool) -> Bytes {
+    frame(payload, if binary { OpCode::Binary } else { OpCode::Text })
+}
+
+fn frame(payload: &[u8], code: OpCode) -> Bytes {
+    let mut frame = BytesMut::with_capacity(payload.len() + 10);
+    Parser::write_message(&mut frame, payload, code, true, false);
+    frame.freeze()
+}
+
 /// An empty outbox and its other end.
 pub(super) fn outbox() -> (Outbox, Writing) {
     let shared = Arc::<Shared>::default();
@@ -57,17 +68,22 @@ pub(super) fn outbox() -> (Outbox, Writing) {
 impl Outbox {
     /// Puts a data frame.
     pub(super) fn push(&self, payload: &[u8], binary: bool) {
-        self.put(payload, if binary { OpCode::Binary } else { OpCode::Text });
+        self.put(data_frame(payload, binary));
+    }
+
+    /// Puts a frame that [`data_frame`] made.
+    pub(super) fn push_frame(&self, frame: Bytes) {
+        self.put(frame);
     }
 
     /// Puts a ping.
     pub(super) fn ping(&self) {
-        self.put(&[], OpCode::Ping);
+        self.put(frame(&[], OpCode::Ping));
     }
 
     /// Puts a pong with the ping's own payload.
     pub(super) fn pong(&self, payload: &[u8]) {
-        self.put(payload, OpCode::Pong);
+        self.put(frame(payload, OpCode::Pong));
     }
 
     /// Drops what waits, for a peer that has no right to it any more.
@@ -95,15 +111,13 @@ impl Outbox {
         wake(state);
     }
 
-    fn put(&self, payload: &[u8], code: OpCode) {
-        let mut frame = BytesMut::with_capacity(payload.len() + 10);
-        Parser::write_message(&mut frame, payload, code, true, false);
+    fn put(&self, frame: Bytes) {
         let mut state = self.shared.lock();
         if state.closed || state.gone {
             return;
         }
         state.bytes += frame.len();
-        state.frames.push_back(frame.freeze());
+        state.frames.push_back(frame);
         wake(state);
     }
 

@@ -1,6 +1,6 @@
 //! The HTTP edge of the mailbox: the queue routes and the socket's opening.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use actix_http::ws;
 use actix_web::{
@@ -16,18 +16,20 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Queue,
-    frames::Format,
+    frames::{Format, acked_entries, acked_ids},
     inbox::Inbox,
     outbox::{Writing, outbox},
+    pages::GroupPage,
     session::{Session, Sockets, start},
 };
 use crate::{
     auth::{Authority, Identity},
     config::Config,
-    domain::{Item, MessageId, Position},
+    domain::{Item, Position},
+    groups::Groups,
     http::{Body, Problem, Query, RequestBody},
     messages::Messages,
-    wire::{Id, ListedDeviceView, MessageView, WelcomeView},
+    wire::{Id, ListedDeviceView, LogEntryView, MessageView, WelcomeView},
 };
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -55,15 +57,60 @@ enum Notice {
     Joined { message_id: Id, group_id: Id },
 }
 
+/// What waits in the log of a group.
+#[derive(Debug, Serialize, ToSchema)]
+struct GroupEntries {
+    group_id: Id,
+    /// Those that follow the stored cursor, in order. A position that is left out is gone for good.
+    entries: Vec<LogEntryView>,
+    /// Whether more follows. It comes when these have been acked.
+    more: bool,
+}
+
+impl From<GroupPage> for GroupEntries {
+    fn from(page: GroupPage) -> Self {
+        let entries = page.entries.iter().map(LogEntryView::from).collect();
+        Self { group_id: Id(page.group_id.uuid()), entries, more: page.more }
+    }
+}
+
 #[derive(Debug, Serialize, ToSchema)]
 struct QueueAnswer {
     messages: Vec<MessageView>,
     welcomes: Vec<WelcomeView>,
     notices: Vec<Notice>,
+    groups: Vec<GroupEntries>,
+    /// How many mailbox items these are.
     count: usize,
-    /// Whether more is left after `next_after`.
+    /// Whether more mailbox items are left after `next_after`.
     more: bool,
     next_after: i64,
+}
+
+impl QueueAnswer {
+    fn of(items: &[(Position, Arc<Item>)], groups: Vec<GroupPage>, more: bool, next_after: Position) -> Self {
+        let (mut messages, mut welcomes, mut notices) = (Vec::new(), Vec::new(), Vec::new());
+        for (_, item) in items {
+            match item.as_ref() {
+                Item::Message(message) => messages.push(MessageView::from(message)),
+                Item::Deleted { message_id, deletes, .. } => notices
+                    .push(Notice::Deleted { message_id: Id(message_id.uuid()), deletes: Id(deletes.uuid()) }),
+                Item::DevicesChanged { message_id, devices, .. } => notices.push(Notice::DevicesChanged {
+                    message_id: Id(message_id.uuid()),
+                    devices: devices.iter().map(ListedDeviceView::from).collect(),
+                }),
+                Item::Welcome { message_id, group_id, epoch, welcome, .. } => {
+                    welcomes.push(WelcomeView::new(*message_id, *group_id, *epoch, welcome));
+                }
+                Item::Joined { message_id, group_id, .. } => notices.push(Notice::Joined {
+                    message_id: Id(message_id.uuid()),
+                    group_id: Id(group_id.uuid()),
+                }),
+            }
+        }
+        let (groups, count) = (groups.into_iter().map(Into::into).collect(), items.len());
+        Self { messages, welcomes, notices, groups, count, more, next_after: next_after.0 }
+    }
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -79,6 +126,10 @@ impl RequestBody for MessageIds {
 struct AckBody {
     #[serde(default)]
     message_ids: Vec<Id>,
+    /// Of each group the last position that is acked, with all before it.
+    #[serde(default)]
+    #[schema(value_type = HashMap<String, i64>)]
+    groups: HashMap<Id, i64>,
 }
 
 impl RequestBody for AckBody {}
@@ -86,14 +137,11 @@ impl RequestBody for AckBody {}
 #[derive(Debug, Serialize, ToSchema)]
 struct AckAnswer {
     success: bool,
-    /// How many items were there.
+    /// How many mailbox items were there.
     removed: u32,
 }
 
-/// Message ids in one ack.
-const MOST_IDS: usize = 1000;
-
-/// What waits for the calling device, in mailbox order. Reading does not remove.
+/// What waits for the calling device, in mailbox order, and in the logs of its groups. Reading does not remove.
 #[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path), QueueQuery),
     security(("bearer" = [])), responses((status = 200, body = QueueAnswer)))]
 #[get("/queue/{user_id}/{device_id}")]
@@ -117,24 +165,8 @@ async fn read_queue(
     } else {
         left.head.max(after)
     };
-    let (mut messages, mut welcomes, mut notices) = (Vec::new(), Vec::new(), Vec::new());
-    for (_, item) in &items {
-        match item.as_ref() {
-            Item::Message(message) => messages.push(MessageView::from(message)),
-            Item::Deleted { message_id, deletes, .. } => notices
-                .push(Notice::Deleted { message_id: Id(message_id.uuid()), deletes: Id(deletes.uuid()) }),
-            Item::DevicesChanged { message_id, devices, .. } => notices.push(Notice::DevicesChanged {
-                message_id: Id(message_id.uuid()),
-                devices: devices.iter().map(ListedDeviceView::from).collect(),
-            }),
-            Item::Welcome { message_id, group_id, epoch, welcome, .. } => {
-                welcomes.push(WelcomeView::new(*message_id, *group_id, *epoch, welcome));
-            }
-            Item::Joined { message_id, group_id, .. } => notices
-                .push(Notice::Joined { message_id: Id(message_id.uuid()), group_id: Id(group_id.uuid()) }),
-        }
-    }
-    Ok(web::Json(QueueAnswer { messages, welcomes, notices, count: items.len(), more, next_after: last.0 }))
+    let groups = queue.group_pages(caller.device_no, last).await?;
+    Ok(web::Json(QueueAnswer::of(&items, groups, more, last)))
 }
 
 /// Erases items by their ids.
@@ -147,10 +179,10 @@ async fn delete_from_queue(
     body: Body<MessageIds>,
     queue: web::Data<Queue>,
 ) -> Result<impl Responder, Problem> {
-    acknowledge(identity, &path, body.0.0, queue).await
+    acknowledge(identity, &path, AckBody { message_ids: body.0.0, groups: HashMap::new() }, queue).await
 }
 
-/// Erases items by their ids.
+/// Erases items by their ids, and moves the cursors of groups.
 #[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = AckAnswer)))]
 #[post("/queue/{user_id}/{device_id}/ack")]
@@ -160,21 +192,22 @@ async fn ack_queue(
     body: Body<AckBody>,
     queue: web::Data<Queue>,
 ) -> Result<impl Responder, Problem> {
-    acknowledge(identity, &path, body.0.message_ids, queue).await
+    acknowledge(identity, &path, body.0, queue).await
 }
 
 async fn acknowledge(
     identity: Identity,
     path: &(String, String),
-    ids: Vec<Id>,
+    body: AckBody,
     queue: web::Data<Queue>,
 ) -> Result<web::Json<AckAnswer>, Problem> {
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
-    if ids.len() > MOST_IDS {
-        return Err(Problem::bad_field("message_ids", "at most 1000 ids are taken"));
+    let (ids, entries) = (acked_ids(body.message_ids)?, acked_entries(body.groups)?);
+    let queue = queue.into_inner();
+    if !entries.is_empty() {
+        queue.store.ack_entries(caller.device_no, &entries).await?;
     }
-    let ids: Vec<_> = ids.into_iter().map(|id| MessageId::new(id.0)).collect();
-    let removed = queue.into_inner().ack_ids(caller.device_no, &ids).await?;
+    let removed = queue.ack_ids(caller.device_no, &ids).await?;
     Ok(web::Json(AckAnswer { success: true, removed }))
 }
 
@@ -195,12 +228,13 @@ impl SocketFloor {
     pub fn new(
         queue: Arc<Queue>,
         messages: Arc<Messages>,
+        groups: Arc<Groups>,
         authority: Arc<Authority>,
         config: &Config,
         stop: CancellationToken,
     ) -> Self {
         let (times, in_flight) = (config.socket, config.limits.in_flight);
-        let sockets = Sockets { queue, messages, authority, times, in_flight, stop };
+        let sockets = Sockets { queue, messages, groups, authority, times, in_flight, stop };
         Self { sockets: Arc::new(sockets), running: TaskTracker::new() }
     }
 

@@ -4,6 +4,7 @@
 //! read. So positions are shown in order and without a gap, whatever the speed of publish and page.
 
 mod goodbye;
+mod groups;
 mod requests;
 
 use std::{
@@ -21,15 +22,18 @@ use uuid::Uuid;
 
 use super::{
     Queue,
+    acks::Acks,
     cursor::Cursor,
     frames::{Format, ServerFrame},
     inbox::{Inbound, Inbox},
+    logs::Logs,
     outbox::Outbox,
 };
 use crate::{
     auth::Authority,
     config::SocketTimes,
     domain::{Caller, Item, MessageId, Position, SessionId, Timestamp},
+    groups::Groups,
     hot::{End, Event, KeysLow, Line, Seat, Signal},
     http::Problem,
     keys::LOW,
@@ -41,6 +45,9 @@ use crate::{
 /// Requests of one socket that may be answered at the same time; past them nothing more is read.
 const UNANSWERED: usize = 64;
 
+/// Mailbox items, and entries of groups, that are written before it is the others' turn.
+const BY_TURNS: usize = 32;
+
 /// The highest number of waiting items that `hello` tells.
 const MOST_PENDING: u32 = 1000;
 
@@ -48,6 +55,7 @@ const MOST_PENDING: u32 = 1000;
 pub(super) struct Sockets {
     pub queue: Arc<Queue>,
     pub messages: Arc<Messages>,
+    pub groups: Arc<Groups>,
     pub authority: Arc<Authority>,
     pub times: SocketTimes,
     pub in_flight: usize,
@@ -66,6 +74,16 @@ struct Written {
     waited: bool,
 }
 
+/// Whether everything was given that waited at the opening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    /// Not even the mailbox.
+    No,
+    Mailbox,
+    /// All of it, and the device was told.
+    Told,
+}
+
 /// A connected device.
 pub(super) struct Session {
     sockets: Arc<Sockets>,
@@ -77,8 +95,11 @@ pub(super) struct Session {
     /// Whose tokens it lives by, and when the present one ends; none in open mode.
     login: Option<(SessionId, Timestamp)>,
     cursor: Cursor,
-    /// Written and not yet acked.
+    logs: Logs,
+    acks: Acks,
+    /// Mailbox items written and not yet acked.
     in_flight: HashMap<MessageId, Written>,
+    drained: Drained,
     answers: FuturesUnordered<Answer>,
     bad_frames: VecDeque<Instant>,
     heard_at: Instant,
@@ -97,6 +118,7 @@ impl Session {
     ) -> Self {
         // Ordered by time, so that of two sockets that open at the same moment the later replaces the earlier.
         let id = MessageId::fresh(sockets.queue.clock.now()).uuid();
+        let logs = Logs::new(caller.device_no);
         Self {
             sockets,
             caller,
@@ -106,7 +128,10 @@ impl Session {
             outbox,
             login,
             cursor: Cursor::new(),
+            logs,
+            acks: Acks::default(),
             in_flight: HashMap::new(),
+            drained: Drained::No,
             answers: FuturesUnordered::new(),
             bad_frames: VecDeque::new(),
             heard_at: Instant::now(),
@@ -130,7 +155,10 @@ impl Session {
                 Goodbye::TryAgain
             }
         };
+        self.logs = Logs::new(self.caller.device_no);
         drop(seat);
+        let store = Arc::clone(&self.sockets.queue.store);
+        self.acks.finish(&store, self.caller.device_no).await;
         if matches!(goodbye, Goodbye::GoingAway) {
             while let Some(answer) = self.answers.next().await {
                 self.write_all(answer.as_ref());
@@ -187,7 +215,7 @@ impl Session {
             if deadline <= Instant::now() {
                 return why;
             }
-            let retry = self.cursor.retry_at();
+            let alarm = self.next_alarm();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Goodbye::GoingAway,
@@ -197,7 +225,9 @@ impl Session {
                 () = self.outbox.moved(), if !room => if self.outbox.is_gone() { return Goodbye::Gone },
                 _ = heartbeat.tick() => self.outbox.ping(),
                 () = sleep_until(deadline) => return why,
-                () = async { match retry { Some(at) => sleep_until(at).await, None => pending().await } } => self.cursor.retry(),
+                asked = self.logs.answer() => self.logs.take(asked),
+                () = self.acks.stored() => {}
+                () = async { match alarm { Some(at) => sleep_until(at).await, None => pending().await } } => self.sound_alarm(),
             }
         }
     }
@@ -235,23 +265,40 @@ impl Session {
         self.outbox.has_room() && self.in_flight.len() < self.sockets.in_flight
     }
 
-    /// Writes what comes next in the mailbox, as far as the peer's window and the outbox have room.
+    /// Writes what comes next in the mailbox and in the logs of groups by turns, as far as the peer's window and the outbox
+    /// have room.
     async fn advance(&mut self, seat: &Seat) {
+        while self.write_items().await | self.write_entries() {}
+        self.cursor.let_go();
+        if !self.outbox.has_room() {
+            self.logs.let_go();
+        }
+        seat.line().set_seen(self.cursor.seen());
+        self.logs.ask(&self.sockets.queue, seat.line(), !self.takes_more());
+    }
+
+    /// Writes some of what comes next in the mailbox; whether there was anything.
+    async fn write_items(&mut self) -> bool {
         let queue = Arc::clone(&self.sockets.queue);
-        while self.takes_more() {
+        let mut written = 0;
+        while written < BY_TURNS && self.takes_more() {
             let room = self.sockets.in_flight - self.in_flight.len();
             let next = self.cursor.next(&queue, self.caller.device_no, room).await;
             let Some((position, item)) = next else { break };
             self.push(Written { position, waited: true }, &item);
             self.tell_drained();
+            written += 1;
         }
         self.tell_drained();
-        self.cursor.let_go();
-        seat.line().set_seen(self.cursor.seen());
+        written > 0
     }
 
     fn tell_drained(&mut self) {
         if self.cursor.is_drained() {
+            self.drained = Drained::Mailbox;
+        }
+        if self.drained == Drained::Mailbox && self.logs.are_drained() {
+            self.drained = Drained::Told;
             self.write(&ServerFrame::QueueDrained);
         }
     }
@@ -260,6 +307,9 @@ impl Session {
         if let Item::Deleted { deletes, .. } = item {
             // What was deleted need not be acked, and so must not fill the window.
             self.in_flight.remove(deletes);
+        }
+        if let Item::Welcome { group_id, .. } | Item::Joined { group_id, .. } = item {
+            self.logs.hear_of_window(*group_id, written.position);
         }
         if item.expires_at() > self.sockets.queue.clock.now() {
             self.in_flight.insert(item.message_id(), written);
@@ -275,6 +325,7 @@ impl Session {
                 return Some(Goodbye::Deactivated);
             }
             Signal::Behind => self.cursor.fall_behind(),
+            Signal::Logs(groups) => self.logs.hear_of(groups),
             Signal::Event(Event::Item(position, item)) => {
                 if self.cursor.take_live(position, self.takes_more()) {
                     self.push(Written { position, waited: false }, &item);

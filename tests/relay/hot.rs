@@ -4,6 +4,7 @@
 
 mod budgets;
 mod cluster;
+mod groups;
 mod logins;
 mod outage;
 mod promises;
@@ -74,6 +75,20 @@ suite! {
         a_large_delivery_arrives_whole,
         a_closed_node_hears_nothing_and_the_others_go_on,
         an_open_engine_is_reachable,
+    }
+    groups {
+        an_entry_reaches_a_subscribed_other_node_and_not_the_own_one,
+        after_subscribing_to_a_group_no_entry_is_missed,
+        after_unsubscribing_from_a_group_no_entry_comes,
+        entries_of_a_group_keep_their_order,
+        every_kind_of_entry_survives_the_trip_unchanged,
+        a_heavy_entry_travels_as_a_wake,
+        devices_and_groups_do_not_hear_each_others,
+        many_groups_get_each_their_own,
+        a_closed_node_hears_of_no_group,
+        a_state_is_given_by_its_digest_and_no_other_is,
+        a_state_that_is_not_what_its_digest_says_is_not_given,
+        a_state_that_is_too_large_is_not_kept_and_neither_is_the_one_before_it,
     }
     budgets {
         a_budget_gives_its_acts_and_then_one_for_each_interval,

@@ -4,28 +4,38 @@
 //! as often as they need nodes.
 
 mod cache;
+mod states;
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
-use self::cache::OfflineCache;
+use self::{cache::OfflineCache, states::States};
 use super::{
-    Doorbell, Event, Hot, HotError, QUEUE_LENGTH,
+    Doorbell, Event, GroupEvent, Hot, HotError, QUEUE_LENGTH,
     ledger::{BUDGETS, Ledger},
 };
-use crate::domain::{BudgetKey, Delivery, DeviceNo, Drawn, Item, Position, Quota, Timestamp};
+use crate::domain::{
+    BudgetKey, Delivery, DeviceNo, Drawn, GroupId, Item, LogEntry, Position, Quota, Timestamp,
+};
 
 /// How many bytes of bodies the hub keeps for devices that nobody listens for.
 const CACHE_WEIGHT: usize = 16 * 1024 * 1024;
 
-/// What the nodes of one process share: who listens for what, the offline queues, and the budgets.
+/// How many bytes of public states of MLS groups the hub keeps.
+const STATES_WEIGHT: usize = 32 * 1024 * 1024;
+
+/// What the nodes of one process share: who listens for what, the offline queues, the budgets, and the states of groups.
 pub struct LocalHub {
     state: Mutex<State>,
     ledger: Mutex<Ledger>,
+    states: Mutex<States>,
 }
 
 /// A node's number within its hub.
@@ -35,7 +45,8 @@ struct NodeNo(u64);
 struct State {
     next_node: u64,
     doorbells: HashMap<NodeNo, Arc<dyn Doorbell>>,
-    listeners: HashMap<DeviceNo, Vec<NodeNo>>,
+    listeners: Listeners<DeviceNo>,
+    group_listeners: Listeners<GroupId>,
     cache: OfflineCache,
 }
 
@@ -46,10 +57,12 @@ impl LocalHub {
         let state = State {
             next_node: 0,
             doorbells: HashMap::new(),
-            listeners: HashMap::new(),
+            listeners: Listeners::default(),
+            group_listeners: Listeners::default(),
             cache: OfflineCache::bounded(QUEUE_LENGTH, CACHE_WEIGHT),
         };
-        Arc::new(Self { state: Mutex::new(state), ledger: Mutex::new(Ledger::bounded(BUDGETS)) })
+        let (ledger, states) = (Ledger::bounded(BUDGETS), States::bounded(STATES_WEIGHT));
+        Arc::new(Self { state: Mutex::new(state), ledger: Mutex::new(ledger), states: Mutex::new(states) })
     }
 
     /// Every act is short and leaves nothing half done that a later one could trip over, so a lock that was poisoned
@@ -62,6 +75,11 @@ impl LocalHub {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Nor under this one.
+    fn states(&self) -> MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl State {
@@ -70,26 +88,63 @@ impl State {
     /// The lock is held meanwhile, so that nothing rings after an unsubscription and items keep their order; a
     /// doorbell is quick and cannot call back, since acts are asynchronous.
     fn ring(&self, from: NodeNo, device: DeviceNo, event: &Event) -> bool {
-        let Some(listeners) = self.listeners.get(&device) else { return false };
+        let listeners = self.listeners.of(device);
         for node in listeners.iter().filter(|node| **node != from) {
             if let Some(doorbell) = self.doorbells.get(node) {
                 doorbell.ring(device, event.clone());
             }
         }
-        true
+        !listeners.is_empty()
     }
 
-    fn stop_listening(&mut self, node: NodeNo, device: DeviceNo) {
-        let Some(listeners) = self.listeners.get_mut(&device) else { return };
-        listeners.retain(|listener| *listener != node);
-        if listeners.is_empty() {
-            self.listeners.remove(&device);
+    /// As [`State::ring`], for a group's log.
+    fn ring_group(&self, from: NodeNo, entry: &Arc<LogEntry>) {
+        let event = GroupEvent::about(entry);
+        for node in self.group_listeners.of(entry.group_id).iter().filter(|node| **node != from) {
+            if let Some(doorbell) = self.doorbells.get(node) {
+                doorbell.ring_group(entry.group_id, event.clone());
+            }
         }
     }
 
     fn leave(&mut self, node: NodeNo) {
         self.doorbells.remove(&node);
-        self.listeners.retain(|_, listeners| {
+        self.listeners.forget(node);
+        self.group_listeners.forget(node);
+    }
+}
+
+/// Which nodes listen for what.
+struct Listeners<T>(HashMap<T, Vec<NodeNo>>);
+
+impl<T> Default for Listeners<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Eq + Hash> Listeners<T> {
+    fn of(&self, what: T) -> &[NodeNo] {
+        self.0.get(&what).map_or(&[], Vec::as_slice)
+    }
+
+    fn add(&mut self, what: T, node: NodeNo) {
+        let listeners = self.0.entry(what).or_default();
+        if !listeners.contains(&node) {
+            listeners.push(node);
+        }
+    }
+
+    fn remove(&mut self, what: T, node: NodeNo) {
+        let Some(listeners) = self.0.get_mut(&what) else { return };
+        listeners.retain(|listener| *listener != node);
+        if listeners.is_empty() {
+            self.0.remove(&what);
+        }
+    }
+
+    fn forget(&mut self, node: NodeNo) {
+        self.0.retain(|_, listeners| {
             listeners.retain(|listener| *listener != node);
             !listeners.is_empty()
         });
@@ -128,15 +183,12 @@ impl Hot for LocalHot {
         if !state.doorbells.contains_key(&self.node) {
             return Err(HotError("this node has left its hub".into()));
         }
-        let listeners = state.listeners.entry(device).or_default();
-        if !listeners.contains(&self.node) {
-            listeners.push(self.node);
-        }
+        state.listeners.add(device, self.node);
         Ok(())
     }
 
     async fn unsubscribe(&self, device: DeviceNo) -> Result<(), HotError> {
-        self.hub.state().stop_listening(self.node, device);
+        self.hub.state().listeners.remove(device, self.node);
         Ok(())
     }
 
@@ -178,6 +230,38 @@ impl Hot for LocalHot {
     async fn forget_device(&self, device: DeviceNo) -> Result<(), HotError> {
         self.hub.state().cache.forget_device(device);
         Ok(())
+    }
+
+    async fn subscribe_group(&self, group: GroupId) -> Result<(), HotError> {
+        let mut state = self.hub.state();
+        if !state.doorbells.contains_key(&self.node) {
+            return Err(HotError("this node has left its hub".into()));
+        }
+        state.group_listeners.add(group, self.node);
+        Ok(())
+    }
+
+    async fn unsubscribe_group(&self, group: GroupId) -> Result<(), HotError> {
+        self.hub.state().group_listeners.remove(group, self.node);
+        Ok(())
+    }
+
+    async fn publish_entries(&self, entries: &[Arc<LogEntry>]) -> Result<(), HotError> {
+        let state = self.hub.state();
+        for entry in entries {
+            state.ring_group(self.node, entry);
+        }
+        Ok(())
+    }
+
+    async fn keep_state(&self, group: GroupId, digest: [u8; 32], kept: Bytes) -> Result<(), HotError> {
+        self.hub.states().keep(group, digest, kept, Instant::now());
+        Ok(())
+    }
+
+    async fn state(&self, group: GroupId, digest: [u8; 32]) -> Result<Option<Bytes>, HotError> {
+        let kept = self.hub.states().get(group, digest, Instant::now());
+        Ok(kept.filter(|state| *blake3::hash(state).as_bytes() == digest))
     }
 
     async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError> {

@@ -15,7 +15,7 @@ use crate::hot::HotError;
 /// Keys looked at in one step.
 const STEP: u32 = 1000;
 
-/// Erases every offline queue and budget under `prefix`, of a cluster at every master, and tells how many keys those were.
+/// Erases every offline queue, budget and state of a group under `prefix`, of a cluster at every master, and tells how many keys those were.
 ///
 /// # Errors
 /// When Redis cannot be asked; what was not erased is only a cache.

@@ -10,12 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     codec::{self, NodeId},
-    names::Names,
+    names::{Names, Topic},
 };
-use crate::{
-    domain::DeviceNo,
-    hot::{Doorbell, Event},
-};
+use crate::hot::Doorbell;
 
 /// Takes pushes from the connection's own task, so that nothing is queued in between: while the doorbell is busy the
 /// connection is not read, and it is Redis that bounds what waits.
@@ -53,15 +50,25 @@ impl Listener {
             Ok(_) => {}
             Err(_) => return self.ignore(),
         }
-        match codec::decode(payload) {
-            Ok((device, event)) if self.names.device(channel) == Some(device) => self.ring(device, event),
-            Ok(_) | Err(_) => self.ignore(),
+        if self.ring(self.names.topic(channel), payload).is_none() {
+            self.ignore();
         }
     }
 
-    fn ring(&self, device: DeviceNo, event: Event) {
-        // Whether a session took it is of no use here: nobody waits for the answer.
-        self.doorbell.ring(device, event);
+    /// Rings for a payload; none when it is not one of this channel. Whether a session took it is of no use here: nobody
+    /// waits for the answer.
+    fn ring(&self, topic: Option<Topic>, payload: &[u8]) -> Option<()> {
+        match topic? {
+            Topic::Device(device) => {
+                let (owner, event) = codec::decode(payload).ok()?;
+                (owner == device).then(|| self.doorbell.ring(device, event))?;
+            }
+            Topic::Group(group) => {
+                let (owner, event) = codec::decode_group(payload).ok()?;
+                (owner == group).then(|| self.doorbell.ring_group(group, event))?;
+            }
+        }
+        Some(())
     }
 
     /// Counts a payload that is not ours to understand; says so at the first, the second, the fourth and so on, since

@@ -1,5 +1,5 @@
-//! Hot state in Redis: one channel and one offline queue (a stream) for each device and one counter for each
-//! budget, for any number of nodes, on one server or on a cluster.
+//! Hot state in Redis: one channel and one offline queue (a stream) for each device, one channel and one state for each group,
+//! and one counter for each budget, for any number of nodes, on one server or on a cluster.
 //!
 //! Every command names one key or channel, so that a cluster can take it. Nothing waits for Redis for long: acts have
 //! deadlines, and fail at once for a moment after one failed.
@@ -22,6 +22,7 @@ pub use flush::flush;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use redis::{ErrorKind, Pipeline, ServerErrorKind};
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,13 +31,15 @@ use self::{
     codec::NodeId,
     fault::Fault,
     listener::Listener,
-    names::Names,
+    names::{Names, Topic},
     place::Place,
     subscriber::{Subscriber, Wishes},
     way::Way,
 };
-use super::{Doorbell, Event, Hot, HotError, QUEUE_LENGTH};
-use crate::domain::{BudgetKey, Delivery, DeviceNo, Drawn, Item, Position, Quota, Timestamp};
+use super::{Doorbell, Event, GroupEvent, Hot, HotError, QUEUE_LENGTH, STATE_LIFE, STATE_WEIGHT};
+use crate::domain::{
+    BudgetKey, Delivery, DeviceNo, Drawn, GroupId, Item, LogEntry, Position, Quota, Timestamp,
+};
 
 /// How long an offline queue outlives its last item.
 const QUEUE_LIFE: Duration = Duration::from_hours(30 * 24);
@@ -90,7 +93,7 @@ impl RedisHot {
         let mut pipeline = Pipeline::with_capacity(deliveries.len());
         for delivery in deliveries {
             let payload = codec::encode(self.node, delivery.device_no, &Event::about(delivery))?;
-            pipeline.cmd("PUBLISH").arg(self.names.channel(delivery.device_no)).arg(payload);
+            pipeline.cmd("PUBLISH").arg(self.names.channel(Topic::Device(delivery.device_no))).arg(payload);
         }
         let mut unheard = Vec::new();
         for (delivery, receivers) in deliveries.iter().zip(self.way.publish::<u64>(&mut pipeline).await?) {
@@ -145,18 +148,19 @@ impl Drop for RedisHot {
 #[async_trait]
 impl Hot for RedisHot {
     async fn subscribe(&self, device: DeviceNo) -> Result<(), HotError> {
-        Ok(self.wishes.wish(device, true).await?)
+        Ok(self.wishes.wish(Topic::Device(device), true).await?)
     }
 
     async fn unsubscribe(&self, device: DeviceNo) -> Result<(), HotError> {
-        Ok(self.wishes.wish(device, false).await?)
+        Ok(self.wishes.wish(Topic::Device(device), false).await?)
     }
 
     async fn deliver(&self, deliveries: &[Delivery]) -> Result<(), HotError> {
         let mut rest = deliveries;
         let mut failed = Ok(());
         while !rest.is_empty() {
-            let (batch, later) = rest.split_at(batch_length(rest));
+            let weights = rest.iter().map(|delivery| delivery.item.weight());
+            let (batch, later) = rest.split_at(batch_length(weights));
             let unheard = self.publish(batch).await?;
             // A body that is to be erased early lies in the store alone.
             let lasting: Vec<_> = unheard.into_iter().filter(|it| !it.item.is_self_destructing()).collect();
@@ -170,7 +174,7 @@ impl Hot for RedisHot {
     async fn notify(&self, device: DeviceNo, event: Event) -> Result<(), HotError> {
         let payload = codec::encode(self.node, device, &event).map_err(Fault::from)?;
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("PUBLISH").arg(self.names.channel(device)).arg(payload);
+        pipeline.cmd("PUBLISH").arg(self.names.channel(Topic::Device(device))).arg(payload);
         for answer in self.way.publish::<()>(&mut pipeline).await? {
             answer?;
         }
@@ -213,6 +217,54 @@ impl Hot for RedisHot {
         Ok(self.act(&mut pipeline).await?)
     }
 
+    async fn subscribe_group(&self, group: GroupId) -> Result<(), HotError> {
+        Ok(self.wishes.wish(Topic::Group(group), true).await?)
+    }
+
+    async fn unsubscribe_group(&self, group: GroupId) -> Result<(), HotError> {
+        Ok(self.wishes.wish(Topic::Group(group), false).await?)
+    }
+
+    async fn publish_entries(&self, entries: &[Arc<LogEntry>]) -> Result<(), HotError> {
+        let mut rest = entries;
+        let mut failed = Ok(());
+        while !rest.is_empty() {
+            let weights = rest.iter().map(|entry| entry.weight());
+            let (batch, later) = rest.split_at(batch_length(weights));
+            let mut pipeline = Pipeline::with_capacity(batch.len());
+            for entry in batch {
+                let event = GroupEvent::about(entry);
+                let payload = codec::encode_group(self.node, entry.group_id, &event).map_err(Fault::from)?;
+                pipeline.cmd("PUBLISH").arg(self.names.channel(Topic::Group(entry.group_id))).arg(payload);
+            }
+            for answer in self.way.publish::<()>(&mut pipeline).await? {
+                failed = answer.and(failed);
+            }
+            rest = later;
+        }
+        Ok(failed?)
+    }
+
+    async fn keep_state(&self, group: GroupId, _digest: [u8; 32], state: Bytes) -> Result<(), HotError> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        if state.len() > STATE_WEIGHT {
+            pipeline.cmd("DEL").arg(self.names.state(group));
+        } else {
+            pipeline.cmd("SET").arg(self.names.state(group)).arg(state.as_ref());
+            pipeline.arg("EX").arg(STATE_LIFE.as_secs());
+        }
+        Ok(self.act(&mut pipeline).await?)
+    }
+
+    async fn state(&self, group: GroupId, digest: [u8; 32]) -> Result<Option<Bytes>, HotError> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("GET").arg(self.names.state(group));
+        let mut answers = self.way.run::<Option<Vec<u8>>>(&mut pipeline).await?;
+        let state = answers.pop().ok_or(Fault::NoAnswer)??;
+        // What lies there may be another epoch's, or anything.
+        Ok(state.filter(|state| *blake3::hash(state).as_bytes() == digest).map(Bytes::from))
+    }
+
     async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError> {
         Ok(self.budgets.draw(&self.way, &self.names.budget(budget), quota, now).await?)
     }
@@ -233,12 +285,12 @@ fn entry_id(position: Position) -> String {
     format!("{}-0", position.0)
 }
 
-/// How many of the deliveries go into the next pipeline: at least one.
-fn batch_length(deliveries: &[Delivery]) -> usize {
-    let mut weight = 0;
-    let fitting = deliveries.iter().take(PIPELINE_LENGTH).take_while(|delivery| {
-        weight += delivery.item.weight();
-        weight <= PIPELINE_WEIGHT
+/// How many things of these weights go into the next pipeline: at least one.
+fn batch_length(weights: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0;
+    let fitting = weights.take(PIPELINE_LENGTH).take_while(|weight| {
+        sum += weight;
+        sum <= PIPELINE_WEIGHT
     });
     fitting.count().max(1)
 }

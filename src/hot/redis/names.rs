@@ -1,28 +1,44 @@
 //! What this relay's channels and keys are called in Redis.
 
+use uuid::Uuid;
+
 use super::budget::hex;
-use crate::domain::{BudgetKey, DeviceNo};
+use crate::domain::{BudgetKey, DeviceNo, GroupId};
+
+/// What a channel is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Topic {
+    Device(DeviceNo),
+    Group(GroupId),
+}
 
 /// Names under one prefix, so that relays may share a Redis.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
-    channels: String,
+    devices: String,
+    groups: String,
     queues: String,
     budgets: String,
+    states: String,
 }
 
 impl Names {
     pub(super) fn under(prefix: &str) -> Self {
         Self {
-            channels: format!("{prefix}:d:"),
+            devices: format!("{prefix}:d:"),
+            groups: format!("{prefix}:g:"),
             queues: format!("{prefix}:q:"),
             budgets: format!("{prefix}:budget:"),
+            states: format!("{prefix}:mls:"),
         }
     }
 
-    /// The channel of a device's events.
-    pub(super) fn channel(&self, device: DeviceNo) -> String {
-        format!("{}{}", self.channels, device.0)
+    /// The channel of a device's events, or of a group's entries.
+    pub(super) fn channel(&self, topic: Topic) -> String {
+        match topic {
+            Topic::Device(device) => format!("{}{}", self.devices, device.0),
+            Topic::Group(group) => format!("{}{}", self.groups, group.uuid().simple()),
+        }
     }
 
     /// The stream of a device's offline queue.
@@ -35,15 +51,24 @@ impl Names {
         format!("{}{}", self.budgets, hex(&budget.0))
     }
 
-    /// What the names of all keys begin with, of queues and of budgets.
-    pub(super) fn families(&self) -> [&str; 2] {
-        [&self.queues, &self.budgets]
+    /// The public state of a group.
+    pub(super) fn state(&self, group: GroupId) -> String {
+        format!("{}{}", self.states, group.uuid().simple())
     }
 
-    /// The device that a channel is for, if it is one of ours.
-    pub(super) fn device(&self, channel: &[u8]) -> Option<DeviceNo> {
-        let number = channel.strip_prefix(self.channels.as_bytes())?;
-        std::str::from_utf8(number).ok()?.parse().ok().map(DeviceNo)
+    /// What the names of all keys begin with: of queues, budgets and states.
+    pub(super) fn families(&self) -> [&str; 3] {
+        [&self.queues, &self.budgets, &self.states]
+    }
+
+    /// What a channel is for, if it is one of ours.
+    pub(super) fn topic(&self, channel: &[u8]) -> Option<Topic> {
+        let channel = std::str::from_utf8(channel).ok()?;
+        if let Some(number) = channel.strip_prefix(&self.devices) {
+            return number.parse().ok().map(|number| Topic::Device(DeviceNo(number)));
+        }
+        let group = channel.strip_prefix(&self.groups)?;
+        Uuid::try_parse(group).ok().map(|group| Topic::Group(GroupId::new(group)))
     }
 }
 
@@ -52,11 +77,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_names_its_device_and_no_other_relays_channel_does() {
+    fn a_channel_names_what_it_is_for_and_no_other_relays_channel_does() {
         let names = Names::under("a");
-        assert_eq!(names.device(names.channel(DeviceNo(42)).as_bytes()), Some(DeviceNo(42)));
-        for foreign in ["a:d:", "a:d:x", "a:q:42", "b:d:42", ""] {
-            assert_eq!(names.device(foreign.as_bytes()), None, "{foreign}");
+        for topic in [Topic::Device(DeviceNo(42)), Topic::Group(GroupId::new(Uuid::from_u128(42)))] {
+            assert_eq!(names.topic(names.channel(topic).as_bytes()), Some(topic));
+        }
+        for foreign in ["a:d:", "a:d:x", "a:q:42", "b:d:42", "a:g:42", "a:g:", ""] {
+            assert_eq!(names.topic(foreign.as_bytes()), None, "{foreign}");
         }
     }
 }

@@ -13,10 +13,10 @@ use super::{
     fault::{Fault, jittered},
     link,
     listener::Listener,
+    names::Topic,
     place::Node,
     way::{Post, Way},
 };
-use crate::domain::DeviceNo;
 
 /// How often the connection is asked whether it still lives; a half-open one says nothing by itself.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -41,17 +41,17 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Wishes(mpsc::Sender<Wish>);
 
 struct Wish {
-    device: DeviceNo,
+    topic: Topic,
     listen: bool,
     confirmed: oneshot::Sender<Result<(), Fault>>,
 }
 
 impl Wishes {
     /// Returns once Redis has confirmed. After an error the wish stands all the same, if it got as far as the task.
-    pub(super) async fn wish(&self, device: DeviceNo, listen: bool) -> Result<(), Fault> {
+    pub(super) async fn wish(&self, topic: Topic, listen: bool) -> Result<(), Fault> {
         let deadline = Instant::now() + PATIENCE;
         let (confirmed, confirmation) = oneshot::channel();
-        let sent = timeout_at(deadline, self.0.send(Wish { device, listen, confirmed })).await;
+        let sent = timeout_at(deadline, self.0.send(Wish { topic, listen, confirmed })).await;
         sent.map_err(|_| Fault::Deadline)?.map_err(|_| Fault::Closed)?;
         timeout_at(deadline, confirmation).await.map_err(|_| Fault::Deadline)?.map_err(|_| Fault::Closed)?
     }
@@ -62,7 +62,7 @@ pub(super) struct Subscriber {
     way: Arc<Way>,
     listener: Arc<Listener>,
     wishes: mpsc::Receiver<Wish>,
-    wanted: HashSet<DeviceNo>,
+    wanted: HashSet<Topic>,
     /// Whether events may have been missed that a session counted on.
     interrupted: bool,
 }
@@ -163,27 +163,27 @@ impl Subscriber {
         }
     }
 
-    /// Wishes that came together are settled together: for each device the last one counts.
+    /// Wishes that came together are settled together: for each channel the last one counts.
     async fn fulfil(&mut self, line: &mut Line, batch: Vec<Wish>) -> RedisResult<()> {
         for wish in &batch {
             self.remember(wish);
         }
-        let devices: HashSet<_> = batch.iter().map(|wish| wish.device).collect();
-        let devices: Vec<_> = devices.into_iter().collect();
-        let outcome = self.settle(line, &devices).await;
+        let topics: HashSet<_> = batch.iter().map(|wish| wish.topic).collect();
+        let topics: Vec<_> = topics.into_iter().collect();
+        let outcome = self.settle(line, &topics).await;
         for wish in batch {
             wish.answer(outcome.clone().map_err(Fault::from));
         }
         outcome
     }
 
-    /// Brings the line's subscriptions to these devices into agreement with what is wanted.
-    async fn settle(&self, line: &mut Line, devices: &[DeviceNo]) -> RedisResult<()> {
-        for devices in devices.chunks(CHANNELS_AT_ONCE) {
+    /// Brings the line's subscriptions to these channels into agreement with what is wanted.
+    async fn settle(&self, line: &mut Line, topics: &[Topic]) -> RedisResult<()> {
+        for topics in topics.chunks(CHANNELS_AT_ONCE) {
             let (wanted, unwanted): (Vec<_>, Vec<_>) =
-                devices.iter().partition(|device| self.wanted.contains(device));
-            let names = |devices: Vec<DeviceNo>| -> Vec<String> {
-                devices.into_iter().map(|device| self.listener.names.channel(device)).collect()
+                topics.iter().partition(|topic| self.wanted.contains(topic));
+            let names = |topics: Vec<Topic>| -> Vec<String> {
+                topics.into_iter().map(|topic| self.listener.names.channel(topic)).collect()
             };
             if !wanted.is_empty() {
                 line.connection.subscribe(names(wanted)).await?;
@@ -220,9 +220,9 @@ impl Subscriber {
 
     fn remember(&mut self, wish: &Wish) {
         if wish.listen {
-            self.wanted.insert(wish.device);
+            self.wanted.insert(wish.topic);
         } else {
-            self.wanted.remove(&wish.device);
+            self.wanted.remove(&wish.topic);
         }
     }
 }

@@ -8,12 +8,16 @@ use tokio::time::Instant;
 
 use super::{Goodbye, Session};
 use crate::{
-    domain::MessageId,
+    domain::{GroupId, MessageId, Position},
+    groups::{GroupSendFrame, GroupSendRequest, GroupSentAnswer},
     hot::Line,
     http::Problem,
     messages::{SendBody, SendFrame, SendRequest, SentAnswer},
-    queue::frames::{ClientFrame, ServerFrame, read},
-    store::Mark,
+    queue::{
+        acks::TooMany,
+        frames::{ClientFrame, Sent, ServerFrame, read},
+    },
+    store::{Mark, StoreError},
 };
 
 /// Bad frames within a minute that a socket survives.
@@ -28,8 +32,8 @@ impl Session {
                 self.write(&ServerFrame::Pong { reference });
                 return None;
             }
-            Ok(ClientFrame::Ack(ids)) => {
-                self.ack(reference, &ids);
+            Ok(ClientFrame::Ack(ids, entries)) => {
+                self.ack(reference, &ids, &entries);
                 return None;
             }
             Ok(ClientFrame::Read(message_id)) => {
@@ -37,6 +41,7 @@ impl Session {
                 return None;
             }
             Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
+            Ok(ClientFrame::GroupSend(frame)) => self.group_send(reference.clone(), *frame),
             Ok(ClientFrame::Auth(token)) => self.renew(reference.as_deref(), &token, line),
             Err(problem) => Err(problem),
         };
@@ -53,22 +58,53 @@ impl Session {
     }
 
     fn send(&self, reference: Option<String>, frame: SendFrame) -> Result<(), Problem> {
-        if frame.device_id.as_deref().is_some_and(|id| id != "me" && id != self.caller.device_id.as_str()) {
-            return Err(Problem::new(403, "not-you", "the socket belongs to another device"));
-        }
+        self.is_own(frame.device_id.as_deref())?;
         let request = SendRequest::try_from(SendBody::from(frame))?;
         // The send takes its place here, so that a socket's sends keep their order.
         let sent = self.sockets.messages.send(self.caller.clone(), request);
         self.answers.push(Box::pin(async move {
             Some(match sent.await {
-                Ok(sent) => ServerFrame::Sent { reference, answer: SentAnswer::from(sent) },
+                Ok(sent) => ServerFrame::Sent { reference, answer: Sent::Message(SentAnswer::from(sent)) },
                 Err(refusal) => ServerFrame::error(reference, &refusal.into()),
             })
         }));
         Ok(())
     }
 
-    fn ack(&mut self, reference: Option<String>, ids: &[MessageId]) {
+    fn group_send(&self, reference: Option<String>, frame: GroupSendFrame) -> Result<(), Problem> {
+        self.is_own(frame.device_id.as_deref())?;
+        let request = GroupSendRequest::try_from(frame)?;
+        // It takes its place here, like a send.
+        let sent = self.sockets.groups.send(self.caller.clone(), request);
+        self.answers.push(Box::pin(async move {
+            Some(match sent.await {
+                Ok(sent) => ServerFrame::Sent { reference, answer: Sent::Group(GroupSentAnswer::from(sent)) },
+                Err(refusal) => ServerFrame::error(reference, &refusal.into()),
+            })
+        }));
+        Ok(())
+    }
+
+    /// Refuses what another device would send.
+    fn is_own(&self, device_id: Option<&str>) -> Result<(), Problem> {
+        if device_id.is_some_and(|id| id != "me" && id != self.caller.device_id.as_str()) {
+            return Err(Problem::new(403, "not-you", "the socket belongs to another device"));
+        }
+        Ok(())
+    }
+
+    fn ack(&mut self, reference: Option<String>, ids: &[MessageId], entries: &[(GroupId, Position)]) {
+        if let Err(TooMany) = self.acks.add(entries) {
+            let detail = "acks of too many groups wait to be stored";
+            let problem = Problem::too_many("too-many-acks", detail, 1);
+            return self.write(&ServerFrame::error(reference, &problem));
+        }
+        for (group, position) in entries {
+            self.logs.ack(*group, *position);
+        }
+        // Without a `ref` nobody waits for what is stored within a second.
+        let is_awaited = reference.is_some() && !entries.is_empty();
+        let stored = is_awaited.then(|| self.acks.when_stored());
         let (queue, device) = (Arc::clone(&self.sockets.queue), self.caller.device_no);
         let (mut positions, mut waited, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for id in ids {
@@ -89,6 +125,11 @@ impl Session {
             }
             if done.is_ok() && !others.is_empty() {
                 done = queue.ack_ids(device, &others).await;
+            }
+            if let Some(stored) = stored.filter(|_| done.is_ok())
+                && !stored.await.unwrap_or(false)
+            {
+                done = Err(StoreError::Unavailable("the acks could not be stored".into()));
             }
             match done {
                 Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),

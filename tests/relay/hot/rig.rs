@@ -11,12 +11,12 @@ use std::{
 use bytes::Bytes;
 use restante::{
     domain::{
-        ConversationId, Delivery, DeviceId, DeviceNo, DeviceNumber, Envelope, EnvelopeType, Item,
-        ListedDevice, Message, MessageId, MessageType, Position, RegistrationId, Sequence, Status, Timestamp,
-        UserId,
+        ConversationId, Delivery, DeviceId, DeviceNo, DeviceNumber, EntryKind, Envelope, EnvelopeType, Epoch,
+        GroupId, Item, ListedDevice, LogEntry, Message, MessageId, MessageType, Position, RegistrationId,
+        Sequence, Status, Timestamp, UserId,
     },
     hot::{
-        Doorbell, Event, Hot,
+        Doorbell, Event, GroupEvent, Hot,
         local::{LocalHot, LocalHub},
         redis::RedisHot,
     },
@@ -31,6 +31,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(crate) struct Bell {
     rung: Mutex<Vec<(DeviceNo, Event)>>,
+    rung_for_groups: Mutex<Vec<(GroupId, GroupEvent)>>,
     resubscribed: AtomicUsize,
     answer: AtomicBool,
 }
@@ -38,6 +39,11 @@ pub(crate) struct Bell {
 impl Doorbell for Bell {
     fn ring(&self, device: DeviceNo, event: Event) -> bool {
         self.rung.lock().unwrap().push((device, event));
+        self.answer.load(Ordering::Relaxed)
+    }
+
+    fn ring_group(&self, group: GroupId, event: GroupEvent) -> bool {
+        self.rung_for_groups.lock().unwrap().push((group, event));
         self.answer.load(Ordering::Relaxed)
     }
 
@@ -54,6 +60,21 @@ impl Bell {
 
     pub(crate) fn heard_in_all(&self) -> usize {
         self.rung.lock().unwrap().len()
+    }
+
+    pub(crate) fn heard_of(&self, group: GroupId) -> Vec<GroupEvent> {
+        let rung = self.rung_for_groups.lock().unwrap();
+        rung.iter().filter(|(of, _)| *of == group).map(|(_, event)| event.clone()).collect()
+    }
+
+    pub(crate) fn heard_of_groups(&self) -> usize {
+        self.rung_for_groups.lock().unwrap().len()
+    }
+
+    /// Waits until this many events of the group came, and gives them.
+    pub(crate) async fn wait_for_group(&self, group: GroupId, count: usize) -> Vec<GroupEvent> {
+        until("events of a group arrive", async || self.heard_of(group).len() >= count).await;
+        self.heard_of(group)
     }
 
     pub(crate) fn resubscriptions(&self) -> usize {
@@ -208,6 +229,56 @@ pub(crate) fn device_list() -> Arc<Item> {
 
 pub(crate) fn delivery(device_no: DeviceNo, position: i64, item: &Arc<Item>) -> Delivery {
     Delivery { device_no, position: Position(position), item: Arc::clone(item) }
+}
+
+pub(crate) fn group() -> GroupId {
+    GroupId::new(Uuid::new_v4())
+}
+
+/// An entry with every field set and a body of this many bytes.
+pub(crate) fn entry(group_id: GroupId, position: i64, body: usize) -> Arc<LogEntry> {
+    Arc::new(LogEntry {
+        group_id,
+        position: Position(position),
+        kind: EntryKind::Application,
+        message_id: MessageId::new(Uuid::new_v4()),
+        sender_id: UserId::new(Uuid::new_v4()),
+        sender_device_id: DeviceId::parse("old.phone-2_b").unwrap(),
+        message_type: Some(MessageType::Audio),
+        epoch: Epoch((1 << 53) - 1),
+        body: Some((0..body).map(|at| u8::try_from(at % 251).unwrap()).collect()),
+        accepted_at: Timestamp::from_millis(1_700_000_000_000),
+        expires_at: Some(Timestamp::from_millis(1_700_000_000_009)),
+        closes: [DeviceNo(3), DeviceNo(1_000_000_007)].into(),
+    })
+}
+
+/// An entry of this kind with nothing in it that may be absent.
+pub(crate) fn bare_entry(group_id: GroupId, position: i64, kind: EntryKind) -> Arc<LogEntry> {
+    let full = LogEntry::clone(&entry(group_id, position, 0));
+    Arc::new(LogEntry { kind, message_type: None, body: None, expires_at: None, closes: [].into(), ..full })
+}
+
+/// Everything an event of a group says.
+pub(crate) fn spell_group(event: &GroupEvent) -> String {
+    match event {
+        GroupEvent::Wake(position) => format!("wake {}", position.0),
+        GroupEvent::Entry(entry) => format!(
+            "entry {} {} {:?} {} {} {} {:?} {:?} {:?} {:?} {:?} {:?}",
+            entry.group_id.uuid(),
+            entry.position.0,
+            entry.kind,
+            entry.message_id.uuid(),
+            entry.sender_id.uuid(),
+            entry.sender_device_id.as_str(),
+            entry.message_type,
+            entry.epoch,
+            entry.body,
+            entry.accepted_at,
+            entry.expires_at,
+            entry.closes,
+        ),
+    }
 }
 
 /// Everything an event says, in words that can be compared: `Debug` hides ids and bodies.

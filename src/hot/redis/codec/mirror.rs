@@ -359,7 +359,7 @@ const fn envelope_type(number: u8) -> Option<EnvelopeType> {
     })
 }
 
-const fn message_type(number: u8) -> Option<MessageType> {
+pub(super) const fn message_type(number: u8) -> Option<MessageType> {
     Some(match number {
         0 => MessageType::Text,
         1 => MessageType::Media,

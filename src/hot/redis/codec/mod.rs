@@ -1,14 +1,19 @@
 //! Events as bytes, on channels and in offline queues alike.
 //!
-//! A frame is a version byte, the 16 bytes of the sending node, and a [`mirror::Frame`] in `MessagePack`. The version
+//! A frame is a version byte, the 16 bytes of the sending node, and a [`mirror::Frame`] or, about a group, a [`log::Frame`] in
+//! `MessagePack`. The version
 //! changes whenever an older node would misread the rest; nodes ignore frames of versions they do not know, since the
 //! store has whatever matters.
 
+mod log;
 mod mirror;
 
 use uuid::Uuid;
 
-use crate::{domain::DeviceNo, hot::Event};
+use crate::{
+    domain::{DeviceNo, GroupId},
+    hot::{Event, GroupEvent},
+};
 
 const VERSION: u8 = 1;
 const HEADER: usize = 1 + 16;
@@ -47,11 +52,31 @@ pub(super) fn encode(
     device: DeviceNo,
     event: &Event,
 ) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-    let mut bytes = Vec::with_capacity(HEADER + weight(event));
-    bytes.push(VERSION);
-    bytes.extend_from_slice(from.0.as_bytes());
+    let mut bytes = header(from, weight(event));
     rmp_serde::encode::write(&mut bytes, &mirror::Frame::new(device, event))?;
     Ok(bytes)
+}
+
+/// Writes an event about a group's log.
+pub(super) fn encode_group(
+    from: NodeId,
+    group: GroupId,
+    event: &GroupEvent,
+) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+    let weight = match event {
+        GroupEvent::Entry(entry) => entry.weight() + 256,
+        GroupEvent::Wake(_) => 64,
+    };
+    let mut bytes = header(from, weight);
+    rmp_serde::encode::write(&mut bytes, &log::Frame::new(group, event))?;
+    Ok(bytes)
+}
+
+fn header(from: NodeId, weight: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER + weight);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(from.0.as_bytes());
+    bytes
 }
 
 /// Reads the sender of a frame, without its contents.
@@ -69,6 +94,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(DeviceNo, Event), Malformed> {
     sender(bytes)?;
     let record = bytes.get(HEADER..).ok_or(Malformed::Short)?;
     rmp_serde::from_slice::<mirror::Frame>(record)?.open().ok_or(Malformed::Impossible)
+}
+
+/// Reads the group and the event of a frame. Never panics, whatever the bytes.
+pub(super) fn decode_group(bytes: &[u8]) -> Result<(GroupId, GroupEvent), Malformed> {
+    sender(bytes)?;
+    let record = bytes.get(HEADER..).ok_or(Malformed::Short)?;
+    rmp_serde::from_slice::<log::Frame>(record)?.open().ok_or(Malformed::Impossible)
 }
 
 fn weight(event: &Event) -> usize {

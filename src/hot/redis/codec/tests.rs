@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     domain::{
-        ConversationId, DeviceId, DeviceNumber, Envelope, EnvelopeType, Item, ListedDevice, Message,
-        MessageId, MessageType, Position, RegistrationId, Sequence, SessionId, Status, Timestamp, UserId,
+        ConversationId, DeviceId, DeviceNumber, EntryKind, Envelope, EnvelopeType, Epoch, Item, ListedDevice,
+        LogEntry, Message, MessageId, MessageType, Position, RegistrationId, Sequence, SessionId, Status,
+        Timestamp, UserId,
     },
     hot::{KeysLow, ReceiptEvent},
 };
@@ -135,7 +136,70 @@ fn events() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn entries() -> impl Strategy<Value = LogEntry> {
+    let kinds = prop::sample::select(vec![
+        EntryKind::Application,
+        EntryKind::Commit,
+        EntryKind::Proposal,
+        EntryKind::Membership,
+        EntryKind::Reset,
+    ]);
+    let hints = prop::option::of(prop::sample::select(vec![MessageType::Text, MessageType::Opaque]));
+    let bodies = prop::option::of(prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from));
+    let what =
+        (1..=i64::MAX, kinds, hints, any::<i64>(), bodies, prop::collection::btree_set(any::<i64>(), 0..5));
+    let who = (ids(), ids(), ids(), "[a-zA-Z0-9._-]{3,64}");
+    (what, who, times(), prop::option::of(times())).prop_map(|(what, who, accepted_at, expires_at)| {
+        LogEntry {
+            group_id: GroupId::new(who.0),
+            position: Position(what.0),
+            kind: what.1,
+            message_id: MessageId::new(who.1),
+            sender_id: UserId::new(who.2),
+            sender_device_id: DeviceId::parse(&who.3).unwrap(),
+            message_type: what.2,
+            epoch: Epoch(what.3),
+            body: what.4,
+            accepted_at,
+            expires_at,
+            closes: what.5.into_iter().map(DeviceNo).collect(),
+        }
+    })
+}
+
+fn group_events() -> impl Strategy<Value = GroupEvent> {
+    prop_oneof![
+        entries().prop_map(|entry| GroupEvent::Entry(Arc::new(entry))),
+        any::<i64>().prop_map(|position| GroupEvent::Wake(Position(position))),
+    ]
+}
+
 proptest! {
+    #[test]
+    fn an_event_of_a_group_survives_the_trip_to_the_byte(entry in entries(), head in any::<i64>()) {
+        let (node, group) = (NodeId::random(), entry.group_id);
+        let bytes = encode_group(node, group, &GroupEvent::Entry(Arc::new(entry.clone()))).unwrap();
+        prop_assert_eq!(sender(&bytes).unwrap(), node);
+        let (for_group, GroupEvent::Entry(back)) = decode_group(&bytes).unwrap() else { panic!("no entry") };
+        prop_assert_eq!(for_group, group);
+        prop_assert_eq!(&*back, &entry);
+        let wake = encode_group(node, group, &GroupEvent::Wake(Position(head))).unwrap();
+        let (_, GroupEvent::Wake(back)) = decode_group(&wake).unwrap() else { panic!("no wake") };
+        prop_assert_eq!(back, Position(head));
+        prop_assert!(decode(&bytes).is_err() && decode(&wake).is_err(), "devices and groups are not mixed up");
+    }
+
+    #[test]
+    fn a_damaged_frame_of_a_group_is_refused_or_read_but_never_a_panic(
+        event in group_events(), at in any::<prop::sample::Index>(), with in any::<u8>(), keep in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = encode_group(NodeId::random(), GroupId::new(Uuid::nil()), &event).unwrap();
+        prop_assert!(decode_group(&bytes[..keep.index(bytes.len())]).is_err());
+        let at = at.index(bytes.len());
+        bytes[at] = with;
+        let _ = decode_group(&bytes);
+    }
+
     /// That equal bytes mean equal events is checked field by field in the conformance suite.
     #[test]
     fn an_event_survives_the_trip_to_the_byte(device in any::<i64>(), event in events()) {
@@ -149,11 +213,11 @@ proptest! {
 
     #[test]
     fn random_bytes_are_refused_or_read_but_never_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = decode(&bytes);
+        let _ = (decode(&bytes), decode_group(&bytes));
         if let Some(version) = bytes.first_mut() {
             *version = VERSION;
         }
-        let _ = decode(&bytes);
+        let _ = (decode(&bytes), decode_group(&bytes));
     }
 
     #[test]
