@@ -172,6 +172,15 @@ async fn an_owner_hears_when_few_packages_are_left(backend: &Backend) {
     alice.claimed_by(&bob).await.is(200);
     let told = socket.expect("keys_low").await;
     assert_eq!((&told["last_resort_used"], &told["key_packages"]), (&json!(true), &json!(0)), "{told}");
+    // Whoever was away hears when it comes back, until it brings a new one.
+    let mut socket = Socket::open(&tablet.device).await;
+    assert_eq!(socket.expect("keys_low").await["last_resort_used"], true);
+    tablet.upload(&[], Some(&tablet.last_resort())).await.is(200);
+    let mut socket = Socket::open(&tablet.device).await;
+    let told = socket.until("queue_drained").await;
+    assert!(told.iter().all(|frame| frame["type"] != "keys_low"), "{told:?}");
+    tablet.upload(&tablet.packages(1), None).await.is(200);
+    assert_eq!(Socket::open(&tablet.device).await.expect("keys_low").await["key_packages"], 1);
 }
 
 async fn a_claim_that_names_nothing_is_refused(backend: &Backend) {

@@ -80,23 +80,19 @@ async fn a_registration_brings_keys_and_packages(backend: &Backend) {
 }
 
 /// A change to a good registration, and the refusal it deserves.
-type Fault = (fn(&Device, &mut Value), &'static str, &'static str);
+type Fault = (fn(&mut Value), &'static str, &'static str);
 
 const REGISTRATION_FAULTS: &[Fault] = &[
-    (|_, body| body["key_packages"][1] = json!(b64([7; 300])), "invalid-key-package", "key_packages[1]"),
+    (|body| body["key_packages"][1] = json!(b64([7; 300])), "invalid-key-package", "key_packages[1]"),
     (
-        |_, body| body["last_resort_key_package"] = body["key_packages"][0].clone(),
+        |body| body["last_resort_key_package"] = body["key_packages"][0].clone(),
         "invalid-key-package",
         "last_resort_key_package",
     ),
+    (|body| body["key_packages"][1] = body["key_packages"][0].clone(), "package-reused", "key_packages[1]"),
+    (|body| body["mls_signature_keys"] = json!([]), "unknown-signature-key", "key_packages[0]"),
     (
-        |_, body| body["key_packages"][1] = body["key_packages"][0].clone(),
-        "package-reused",
-        "key_packages[1]",
-    ),
-    (|_, body| body["mls_signature_keys"] = json!([]), "unknown-signature-key", "key_packages[0]"),
-    (
-        |_, body| {
+        |body| {
             body["mls_signature_keys"] = json!([]);
             body["key_packages"] = json!([]);
         },
@@ -104,22 +100,22 @@ const REGISTRATION_FAULTS: &[Fault] = &[
         "last_resort_key_package",
     ),
     (
-        |_, body| body["mls_signature_keys"][0]["signature"] = json!(b64([7; 64])),
+        |body| body["mls_signature_keys"][0]["signature"] = json!(b64([7; 64])),
         "invalid-signature",
         "mls_signature_keys[0].signature",
     ),
     (
-        |_, body| body["mls_signature_keys"][0]["scheme"] = json!(2056),
+        |body| body["mls_signature_keys"][0]["scheme"] = json!(2056),
         "invalid-key",
         "mls_signature_keys[0].scheme",
     ),
     (
-        |_, body| body["mls_signature_keys"][0]["public_key"] = json!(b64([0; 32])),
+        |body| body["mls_signature_keys"][0]["public_key"] = json!(b64([0; 32])),
         "invalid-key",
         "mls_signature_keys[0].public_key",
     ),
     (
-        |_, body| {
+        |body| {
             let key = body["mls_signature_keys"][0].clone();
             body["mls_signature_keys"] = json!([key, key]);
         },
@@ -134,7 +130,7 @@ async fn a_refused_registration_names_the_package_and_claims_nothing(backend: &B
     let good = registration(&mut device, &key);
     for (change, code, field) in REGISTRATION_FAULTS {
         let mut body = good.clone();
-        change(&device, &mut body);
+        change(&mut body);
         let problem = device.register(&body).await.refused(422, code);
         assert_eq!(problem["field"], *field, "{problem}");
     }

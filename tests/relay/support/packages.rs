@@ -96,7 +96,7 @@ impl MlsKey {
 /// Who signs what is made by hand.
 pub(crate) enum HandKey {
     Ed25519(Box<SigningKey>),
-    P256(EcdsaKeyPair),
+    P256(Box<EcdsaKeyPair>),
 }
 
 impl HandKey {
@@ -107,7 +107,7 @@ impl HandKey {
     pub(crate) fn p256() -> Self {
         let (algorithm, random) = (&ECDSA_P256_SHA256_ASN1_SIGNING, SystemRandom::new());
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        Self::P256(EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap())
+        Self::P256(Box::new(EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap()))
     }
 
     pub(crate) fn public(&self) -> Vec<u8> {
