@@ -20,6 +20,8 @@ mod harness;
 mod hot;
 mod keys;
 mod messages;
+mod mls;
+mod mls_rules;
 mod open_mode;
 mod packages;
 mod races;

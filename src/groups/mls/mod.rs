@@ -9,6 +9,7 @@
 //! [`judge_private_commit`], [`judge_private_proposal`], which check what is left to check.
 
 mod capabilities;
+mod changes;
 mod commit;
 mod external;
 mod fault;
