@@ -8,7 +8,7 @@ use restante::{
 
 use crate::support::{
     engine::{Engine, on_both_engines},
-    mls,
+    mls_mothers as mls,
 };
 
 on_both_engines!(roomy =>

@@ -9,7 +9,7 @@ use restante::{
 
 use crate::support::{
     engine::{Engine, NOON, on_both_engines},
-    mls,
+    mls_mothers as mls,
     mothers::{self, DAY},
 };
 

@@ -10,7 +10,7 @@ use restante::{
 use crate::support::{
     engine::{Engine, on_both_engines},
     group_acts::Gate,
-    mls, mothers,
+    mls_mothers as mls, mothers,
 };
 
 on_both_engines!(roomy =>

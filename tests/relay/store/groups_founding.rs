@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::support::{
     engine::{Engine, on_both_engines},
     group_acts::Gate,
-    mls::{self, SUITE},
+    mls_mothers::{self as mls, SUITE},
     mothers,
 };
 

@@ -8,7 +8,7 @@ use restante::{
 use crate::support::{
     engine::{Engine, on_both_engines},
     group_acts::Gate,
-    mls,
+    mls_mothers as mls,
 };
 
 on_both_engines!(roomy =>

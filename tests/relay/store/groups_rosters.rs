@@ -9,7 +9,7 @@ use restante::{
 use crate::support::{
     engine::{Engine, on_both_engines},
     group_acts::Gate,
-    mls,
+    mls_mothers as mls,
     mothers::{self, LinkedRegistration},
 };
 

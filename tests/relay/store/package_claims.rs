@@ -10,7 +10,7 @@ use restante::{
 
 use crate::support::{
     engine::{Engine, NOON, on_both_engines},
-    mls::{self, SUITE},
+    mls_mothers::{self as mls, SUITE},
     mothers::{self, DAY},
 };
 

@@ -7,7 +7,7 @@ use restante::{
 
 use crate::support::{
     engine::{Engine, on_both_engines, tight},
-    mls::{self, SUITE},
+    mls_mothers::{self as mls, SUITE},
     mothers::{self, DAY},
 };
 

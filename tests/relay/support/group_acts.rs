@@ -16,7 +16,7 @@ use restante::{
 
 use super::{
     engine::Engine,
-    mls::{self, SUITE},
+    mls_mothers::{self as mls, SUITE},
     mothers::{self, LinkedRegistration},
 };
 

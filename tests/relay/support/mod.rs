@@ -10,6 +10,7 @@ pub(crate) mod faults;
 pub(crate) mod group_acts;
 pub(crate) mod login;
 pub(crate) mod mls;
+pub(crate) mod mls_mothers;
 pub(crate) mod mothers;
 pub(crate) mod packages;
 pub(crate) mod packed;

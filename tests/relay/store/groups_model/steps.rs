@@ -11,7 +11,7 @@ use restante::{
 };
 
 use super::world::World;
-use crate::support::{mls, mothers};
+use crate::support::{mls_mothers as mls, mothers};
 
 impl World {
     pub(super) async fn create(&mut self, by: usize, group: usize, mls: bool, others: &[usize]) {

@@ -18,7 +18,7 @@ use restante::{
 use super::Act;
 use crate::support::{
     engine::Engine,
-    mls::{self, SUITE},
+    mls_mothers::{self as mls, SUITE},
     mothers,
 };
 
