@@ -60,6 +60,7 @@
 //! | [`store`] | the durable store: a trait of acts, and two engines, Postgres and SQLite |
 //! | [`hot`] | what may be lost: wakes between nodes and the offline queue, in Redis or in process; the switchboard |
 //! | [`keys`], [`messages`], [`queue`] | the features: rules in `mod.rs`, HTTP edge in `routes.rs` |
+//! | `verify` | what both rooms of MLS rules can do of its cryptography: hash and verify, and nothing else |
 //! | [`auth`] | who is calling; how devices prove themselves and stay logged in |
 //! | [`http`], [`wire`] | what the edges share: problems, bodies, the frame around a request; JSON atoms |
 //! | [`app`] | the composition root: the one place that names engines |
@@ -98,4 +99,5 @@ pub mod messages;
 pub mod queue;
 pub mod store;
 pub mod telemetry;
+mod verify;
 pub mod wire;

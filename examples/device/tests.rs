@@ -117,7 +117,7 @@ fn filler_passes_for_an_opaque_body() {
         let body = STANDARD.decode(run(Command::Seal { text: text.to_owned() }).unwrap()).unwrap();
         assert!(body.len() >= FILLER_MIN.max(text.len() + 28));
         assert_eq!(structure::check(EnvelopeType::Opaque, &body), Ok(()));
-        assert!(!structure::is_plaintext(&body));
+        assert!(!restante::domain::is_plaintext(&body));
     }
 }
 

@@ -22,8 +22,8 @@ use crate::{
     store::Store,
 };
 
-/// The longest life of a leaf: 90 days, and an hour for clocks that disagree.
-const LONGEST_LIFETIME: Duration = Duration::from_hours(90 * 24 + 1);
+/// By how much longer than a key package's a founder's leaf may live: for clocks that are wrong at either end.
+const SKEW: Duration = Duration::from_hours(2);
 
 /// What every feature stands on.
 pub(super) struct Ground {
@@ -114,7 +114,8 @@ impl Ground {
             plaintext_guard: config.plaintext_guard,
             max_members: config.store_limits.max_members,
             invite_life: config.group_limits.invite_life,
-            longest_lifetime: LONGEST_LIFETIME,
+            cipher_suites: config.mls.cipher_suites.clone(),
+            longest_lifetime: config.mls.key_package_life + SKEW,
         };
         Groups { store, switchboard, clock, rules, checks: Checks::new(config.group_limits.concurrency) }
     }

@@ -112,7 +112,7 @@ fn debug_output_hides_secrets() {
 
 #[test]
 fn the_example_file_shows_every_setting_with_its_default() {
-    let example = include_str!("../.env.example");
+    let example = include_str!("../../.env.example");
     let shown: Vec<Known> = Config::known();
     let lines: Vec<_> =
         example.lines().filter_map(|line| line.strip_prefix('#').unwrap_or(line).split_once('=')).collect();

@@ -111,6 +111,13 @@ impl CipherSuite {
     }
 }
 
+/// The identity in the basic credential of a device's leaf (RFC 9420 §5.3): `<user_id>:<device_id>`, the user id hyphenated
+/// and in lower case. Every member of a group sees it.
+#[must_use]
+pub fn leaf_identity(user_id: UserId, device_id: &DeviceId) -> String {
+    format!("{}:{}", user_id.uuid().hyphenated(), device_id.as_str())
+}
+
 /// What MLS leaves sign with, by the numbers of TLS (RFC 8446 §4.2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SignatureScheme {

@@ -25,7 +25,7 @@ pub use envelope::{
 pub use group::{
     CipherSuite, EntryKind, Epoch, ExternalJoin, Group, GroupReceipt, GroupSend, Handshake, KeyPackage,
     KeyPackageRef, LogEntry, MAX_MEMBERS, Member, MemberDevice, Membership, MlsSignatureKey, Role,
-    SignatureScheme, Window,
+    SignatureScheme, Window, leaf_identity,
 };
 pub use ids::{
     ConversationId, DeviceId, DeviceNo, DeviceNumber, GroupId, InvalidId, InviteId, KeyId, MessageId,

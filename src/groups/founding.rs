@@ -20,10 +20,6 @@ use crate::{
     store::{Commit, Founding, GroupCreated, GroupReset, MlsFounding, NewGroup},
 };
 
-/// The suites that groups may have.
-const SUITES: [CipherSuite; 3] =
-    [CipherSuite::X25519Aes128, CipherSuite::P256Aes128, CipherSuite::X25519ChaCha20];
-
 /// A group to be made, as it came.
 #[derive(Debug, Clone)]
 pub struct FoundingRequest {
@@ -78,6 +74,7 @@ struct Candidate {
     handshake: Handshake,
     external_join: ExternalJoin,
     packages: Vec<KnownPackage>,
+    cipher_suites: Vec<CipherSuite>,
     longest_lifetime: std::time::Duration,
     now: Timestamp,
 }
@@ -188,6 +185,7 @@ impl Groups {
             group_id,
             handshake,
             external_join,
+            cipher_suites: self.rules.cipher_suites.clone(),
             longest_lifetime: self.rules.longest_lifetime,
             now: self.clock.now(),
         };
@@ -222,7 +220,7 @@ impl Candidate {
         let rules = FoundingRules {
             group_id: self.group_id,
             external_join: self.external_join,
-            cipher_suites: &SUITES,
+            cipher_suites: &self.cipher_suites,
             longest_lifetime: self.longest_lifetime,
             now: self.now,
         };
@@ -258,16 +256,15 @@ impl Candidate {
             group_info: &request.group_info,
             welcome: request.welcome.as_ref(),
         };
-        let filled = match &founded.first.state {
-            Some(state) => mls::judge_commit(&group, state, &[], sender, &bundle, &self.packages),
-            None => {
-                let current = &founded.first.group_info;
-                mls::judge_private_commit(&group, current, sender, &bundle, &[], &self.packages)
-            }
+        let filled = if let Some(state) = &founded.first.state {
+            mls::judge_commit(&group, state, &[], sender, &bundle, &self.packages)
+        } else {
+            let current = &founded.first.group_info;
+            mls::judge_private_commit(&group, current, sender, &bundle, &[], &self.packages)
         };
-        filled.map_err(|refusal| match refusal {
-            mls::Refusal::BadGroupInfo(_) => Refusal::Mls("commit_group_info", refusal),
-            other => Refusal::Mls("commit", other),
+        filled.map_err(|refusal| {
+            let is_about_info = matches!(refusal, mls::Refusal::BadGroupInfo(_));
+            Refusal::Mls(if is_about_info { "commit_group_info" } else { "commit" }, refusal)
         })
     }
 }
@@ -371,7 +368,8 @@ mod tests {
             of_mls(Some(commit(Some(b"")))),
             of_mls(Some(commit(Some(b"welcome")))),
         ];
-        let digest = |request| digest(GROUP, Handshake::Public, ExternalJoin::None, request);
+        let digest =
+            |request: &FoundingRequest| digest(GROUP, Handshake::Public, ExternalJoin::None, request);
         for (index, request) in requests.iter().enumerate() {
             assert_eq!(digest(request), digest(&request.clone()));
             for other in &requests[index + 1..] {

@@ -29,8 +29,8 @@ pub use views::Page;
 
 use crate::{
     domain::{
-        Caller, Clock, Epoch, ExternalJoin, GroupId, GroupReceipt, InviteId, Member, Membership, Position,
-        Role, UserId,
+        Caller, CipherSuite, Clock, Epoch, ExternalJoin, GroupId, GroupReceipt, InviteId, Member, Membership,
+        Position, Role, UserId,
     },
     hot::Switchboard,
     store::{Allowed, CannotAdd, GroupAccepted, Invite, MOST_INVITES, Standing, Store, StoreError},
@@ -117,7 +117,7 @@ pub enum Refusal {
 }
 
 /// What groups are held against.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct GroupRules {
     /// Bytes of one message.
     pub envelope: usize,
@@ -127,6 +127,8 @@ pub struct GroupRules {
     pub max_members: u32,
     /// How long a join token lives when its maker does not say.
     pub invite_life: Duration,
+    /// The cipher suites of new groups.
+    pub cipher_suites: Vec<CipherSuite>,
     /// The longest life of a founder's leaf (RFC 9420 §7.2).
     pub longest_lifetime: Duration,
 }

@@ -118,6 +118,7 @@ mod tests {
             plaintext_guard: true,
             max_members: 10,
             invite_life: Duration::from_hours(1),
+            cipher_suites: Vec::new(),
             longest_lifetime: Duration::from_hours(1),
         };
         prepare(caller, request, &rules, NOW)

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::{
-    Refusal,
+    MlsRefusal, Refusal,
     mls::{self, PackageRules, PackageUse},
     signal,
 };
@@ -173,9 +173,9 @@ pub(super) fn packages(
     let mut check = |place, use_, body: &Bytes| -> Result<KeyPackage, Refusal> {
         let field = || RawPackages::field(raws.last_resort_field, place);
         let package = mls::check_package(rules, owner, use_, body.clone(), now)
-            .map_err(|why| Refusal::InvalidPackage(field(), why))?;
+            .map_err(|why| MlsRefusal::InvalidPackage(field(), why))?;
         if !init_keys.insert(package.init_key_digest) {
-            return Err(Refusal::PackageReused(field()));
+            return Err(MlsRefusal::PackageReused(field()).into());
         }
         Ok(package)
     };

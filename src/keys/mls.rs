@@ -3,8 +3,6 @@
 //! Pure: bytes and the time in, a verdict out. What only the store knows (whether a key is registered, a package was used)
 //! is asked when it is stored.
 
-mod provider;
-
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +14,12 @@ use p256::PublicKey;
 use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use super::signal::{self, InvalidKey};
-use crate::domain::{CipherSuite, DeviceId, KeyPackage, KeyPackageRef, SignatureScheme, Timestamp, UserId};
-use provider::Verifier;
+use crate::{
+    domain::{
+        CipherSuite, DeviceId, KeyPackage, KeyPackageRef, SignatureScheme, Timestamp, UserId, leaf_identity,
+    },
+    verify::Verifier,
+};
 
 /// The longest package that is taken: one with a basic credential has some 300 bytes.
 const LONGEST: usize = 4096;
@@ -47,7 +49,7 @@ pub struct PackageRules {
 impl PackageRules {
     /// Whether the relay takes this suite.
     #[must_use]
-    pub fn take(&self, suite: CipherSuite) -> bool {
+    pub fn takes(&self, suite: CipherSuite) -> bool {
         self.cipher_suites.contains(&suite)
     }
 }
@@ -167,7 +169,7 @@ pub fn check_package(
     let signature_key = Bytes::copy_from_slice(leaf.signature_key.as_slice());
     check_signature_key(cipher_suite.signature_scheme(), &signature_key)
         .map_err(|_| InvalidPackage::SignatureKey)?;
-    let package = package.validate(&Verifier, ProtocolVersion::Mls10).map_err(refused)?;
+    let package = package.validate(&Verifier, ProtocolVersion::Mls10).map_err(|why| refused(&why))?;
     check_encryption_keys(cipher_suite, &package)?;
     check_capabilities(&package)?;
     let not_after = check_lifetime(rules, &package, now)?;
@@ -193,11 +195,8 @@ fn read_head(rules: &PackageRules, body: &[u8]) -> Result<CipherSuite, InvalidPa
     if body.len() > LONGEST {
         return Err(InvalidPackage::TooLarge);
     }
-    let Some(([version, format, own_version, suite], _)) =
-        body.split_first_chunk::<8>().map(|(head, rest)| {
-            let [a, b, c, d, e, f, g, h] = *head;
-            ([[a, b], [c, d], [e, f], [g, h]], rest)
-        })
+    let word = |at: usize| body.get(at..at + 2);
+    let (Some(version), Some(format), Some(own_version), Some(suite)) = (word(0), word(2), word(4), word(6))
     else {
         return Err(InvalidPackage::Malformed);
     };
@@ -210,8 +209,8 @@ fn read_head(rules: &PackageRules, body: &[u8]) -> Result<CipherSuite, InvalidPa
     if own_version != MLS10 {
         return Err(InvalidPackage::Version);
     }
-    let suite = CipherSuite::new(u16::from_be_bytes(suite).into()).ok();
-    suite.filter(|suite| rules.take(*suite)).ok_or(InvalidPackage::CipherSuite)
+    let number = suite.iter().fold(0, |number, byte| number << 8 | i64::from(*byte));
+    CipherSuite::new(number).ok().filter(|suite| rules.takes(*suite)).ok_or(InvalidPackage::CipherSuite)
 }
 
 /// Exact, and in the one form that RFC 9420 allows: the reference is computed over it, and others compute it over these
@@ -230,13 +229,12 @@ fn parse(body: &[u8]) -> Result<KeyPackageIn, InvalidPackage> {
     }
 }
 
-/// What a device's credential says (proto-docs/packages.md): every member sees it.
 fn is_credential_of(credential: Credential, (user, device): (UserId, &DeviceId)) -> bool {
-    let identity = format!("{}:{}", user.uuid().hyphenated(), device.as_str());
+    let identity = leaf_identity(user, device);
     BasicCredential::try_from(credential).is_ok_and(|credential| credential.identity() == identity.as_bytes())
 }
 
-fn refused(error: KeyPackageVerifyError) -> InvalidPackage {
+fn refused(error: &KeyPackageVerifyError) -> InvalidPackage {
     match error {
         KeyPackageVerifyError::LifetimeError(_) => InvalidPackage::NotNow,
         KeyPackageVerifyError::UnsupportedExtension => InvalidPackage::Capabilities,
@@ -256,7 +254,7 @@ fn refused(error: KeyPackageVerifyError) -> InvalidPackage {
 fn check_encryption_keys(suite: CipherSuite, package: &MlsKeyPackage) -> Result<(), InvalidPackage> {
     // openmls shows this key in its wire form only.
     let encryption_key = package.leaf_node().encryption_key().tls_serialize_detached();
-    let encryption_key = encryption_key.and_then(|bytes| VLBytes::tls_deserialize_exact(bytes));
+    let encryption_key = encryption_key.and_then(VLBytes::tls_deserialize_exact);
     let encryption_key = encryption_key.map_err(|_| InvalidPackage::EncryptionKeys)?;
     for key in [package.hpke_init_key().as_slice(), encryption_key.as_slice()] {
         let checked = match suite {

@@ -20,7 +20,7 @@ pub use check::{RawMlsKey, RawPackages, RawPreKey, RawSignedPreKey};
 pub use fetch::{FetchRules, Fetcher};
 pub use mls::PackageRules;
 pub use packages::PackagesKept;
-pub use refusal::Refusal;
+pub use refusal::{MlsRefusal, Refusal};
 pub use register::{Admission, RegistrationRequest, RegistrationRules};
 
 use crate::{

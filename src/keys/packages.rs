@@ -1,6 +1,6 @@
 //! MLS signature keys and key packages: kept, handed out once, and to whom only as a last resort.
 
-use super::{Fetcher, Keys, LOW, RawMlsKey, RawPackages, Refusal, blocking, check, fetch::Taken};
+use super::{Fetcher, Keys, LOW, MlsRefusal, RawMlsKey, RawPackages, Refusal, blocking, check, fetch::Taken};
 use crate::{
     domain::{Caller, CipherSuite, UserId},
     store::{ClaimedPackage, MlsKeySet, PackagesPublished},
@@ -33,7 +33,7 @@ impl Keys {
         self.count("mls rotations", caller).await?;
         match self.store.set_mls_key(caller.device_no, key, self.clock.now()).await? {
             MlsKeySet::Set(dropped) => Ok(dropped),
-            MlsKeySet::Reused => Err(Refusal::MlsKeyReused("public_key".into())),
+            MlsKeySet::Reused => Err(MlsRefusal::MlsKeyReused("public_key".into()).into()),
             MlsKeySet::Gone => Err(Refusal::UnknownDevice),
         }
     }
@@ -45,7 +45,7 @@ impl Keys {
     pub async fn publish_packages(&self, caller: &Caller, raw: RawPackages) -> Result<PackagesKept, Refusal> {
         let most = self.limits.max_prekeys;
         if raw.key_packages.len() > most as usize {
-            return Err(Refusal::TooManyPackages(most));
+            return Err(MlsRefusal::TooManyPackages(most).into());
         }
         let (rules, owner, now) = (self.packages.clone(), caller.clone(), self.clock.now());
         let last_resort_field = raw.last_resort_field;
@@ -56,9 +56,11 @@ impl Keys {
             PackagesPublished::Published { accepted, already_known, count, has_last_resort } => {
                 Ok(PackagesKept { accepted, already_known, count, has_last_resort })
             }
-            PackagesPublished::SignatureKeyUnknown(place) => Err(Refusal::UnknownSignatureKey(field(place))),
-            PackagesPublished::Reused(place) => Err(Refusal::PackageReused(field(place))),
-            PackagesPublished::TooMany => Err(Refusal::TooManyPackages(most)),
+            PackagesPublished::SignatureKeyUnknown(place) => {
+                Err(MlsRefusal::UnknownSignatureKey(field(place)).into())
+            }
+            PackagesPublished::Reused(place) => Err(MlsRefusal::PackageReused(field(place)).into()),
+            PackagesPublished::TooMany => Err(MlsRefusal::TooManyPackages(most).into()),
             PackagesPublished::Gone => Err(Refusal::UnknownDevice),
         }
     }
@@ -87,6 +89,6 @@ impl Keys {
             last_resort_given: claimed.is_last_resort,
         });
         self.tell_owner(user, taken.collect(), onetime).await?;
-        if claimed.is_empty() { Err(Refusal::NoPackage) } else { Ok(claimed) }
+        if claimed.is_empty() { Err(MlsRefusal::NoPackage.into()) } else { Ok(claimed) }
     }
 }

@@ -1,12 +1,18 @@
 //! Refusals of keys and devices as problems.
 
-use super::Refusal;
+use super::{MlsRefusal, Refusal};
 use crate::http::Problem;
 
 /// The place in a list that a field's path names, if it names one.
 fn index_in(field: &str) -> Option<u64> {
     let (_, rest) = field.split_once('[')?;
     rest.split_once(']')?.0.parse().ok()
+}
+
+/// 422 for a field, with the place in a list that its path names.
+fn unprocessable(code: &'static str, field: &str, detail: String) -> Problem {
+    let problem = Problem::new(422, code, detail).with("field", field);
+    if let Some(index) = index_in(field) { problem.with("index", index) } else { problem }
 }
 
 /// A refused rotation, its field named as it stands in the body, which has two forms.
@@ -22,10 +28,6 @@ pub(super) fn refused_rotation(refusal: Refusal, flat: bool) -> Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let unprocessable = |code, field: &str, detail: String| {
-            let problem = Self::new(422, code, detail).with("field", field);
-            if let Some(index) = index_in(field) { problem.with("index", index) } else { problem }
-        };
         match refusal {
             Refusal::InvalidKey(field, why) => {
                 unprocessable("invalid-key", &field, format!("{field}: {why}"))
@@ -62,32 +64,7 @@ impl From<Refusal> for Problem {
                     unprocessable("prekey-reused", field, format!("{field}: an id or key was used before"));
                 if let Some(index) = index { problem.with("index", index) } else { problem }
             }
-            Refusal::InvalidPackage(field, why) => {
-                unprocessable("invalid-key-package", &field, format!("{field}: {why}"))
-                    .with("reason", why.reason())
-            }
-            Refusal::PackageReused(field) => unprocessable(
-                "package-reused",
-                &field,
-                format!("{field}: this package, or one with its init key, came before"),
-            ),
-            Refusal::UnknownSignatureKey(field) => unprocessable(
-                "unknown-signature-key",
-                &field,
-                format!("{field}: its signature key is not the one registered for this device and scheme"),
-            ),
-            Refusal::TooManyPackages(most) => unprocessable(
-                "too-many-packages",
-                "key_packages",
-                format!("key_packages: at most {most} are kept"),
-            )
-            .with("most", most),
-            Refusal::MlsKeyReused(field) => unprocessable(
-                "signature-key-reused",
-                &field,
-                format!("{field}: another device has or had this key, or this device had it before"),
-            ),
-            Refusal::NoPackage => Self::not_found("key package"),
+            Refusal::Mls(refusal) => refusal.into(),
             Refusal::DeviceExists => {
                 Self::new(409, "device-exists", "this device id is active; log in instead")
             }
@@ -126,6 +103,39 @@ impl From<Refusal> for Problem {
                 Self::rate_limited(wait, "this device does this too often; repeat it later")
             }
             Refusal::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<MlsRefusal> for Problem {
+    fn from(refusal: MlsRefusal) -> Self {
+        match refusal {
+            MlsRefusal::InvalidPackage(field, why) => {
+                unprocessable("invalid-key-package", &field, format!("{field}: {why}"))
+                    .with("reason", why.reason())
+            }
+            MlsRefusal::PackageReused(field) => unprocessable(
+                "package-reused",
+                &field,
+                format!("{field}: this package, or one with its init key, came before"),
+            ),
+            MlsRefusal::UnknownSignatureKey(field) => unprocessable(
+                "unknown-signature-key",
+                &field,
+                format!("{field}: its signature key is not the one registered for this device and scheme"),
+            ),
+            MlsRefusal::TooManyPackages(most) => unprocessable(
+                "too-many-packages",
+                "key_packages",
+                format!("key_packages: at most {most} are kept"),
+            )
+            .with("most", most),
+            MlsRefusal::MlsKeyReused(field) => unprocessable(
+                "signature-key-reused",
+                &field,
+                format!("{field}: another device has or had this key, or this device had it before"),
+            ),
+            MlsRefusal::NoPackage => Self::not_found("key package"),
         }
     }
 }

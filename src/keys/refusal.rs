@@ -32,24 +32,9 @@ pub enum Refusal {
     /// A key or id was uploaded before: the field and the index, if it is in a list.
     #[error("pre-key reused")]
     Reused(&'static str, Option<usize>),
-    /// Bytes are not a key package that this device may upload: the field and why.
-    #[error("invalid key package")]
-    InvalidPackage(String, InvalidPackage),
-    /// A key package was uploaded before, or shares its init key with another one: the field.
-    #[error("key package reused")]
-    PackageReused(String),
-    /// The signature key in a package's leaf is not the one registered for its scheme: the field.
-    #[error("unknown signature key")]
-    UnknownSignatureKey(String),
-    /// More key packages than a device may have: the limit.
-    #[error("too many key packages")]
-    TooManyPackages(u32),
-    /// An MLS signature key is, or was, another device's or a former one of this device: the field.
-    #[error("signature key reused")]
-    MlsKeyReused(String),
-    /// Nobody may be given a key package, because none is there.
-    #[error("no key package")]
-    NoPackage,
+    /// MLS keys or key packages are not what they must be.
+    #[error(transparent)]
+    Mls(#[from] MlsRefusal),
     /// The device id is active already.
     #[error("device exists")]
     DeviceExists,
@@ -83,4 +68,27 @@ pub enum Refusal {
     /// The store could not be asked.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why an act on MLS keys or key packages was refused. Fields are named as on the wire.
+#[derive(Debug, thiserror::Error)]
+pub enum MlsRefusal {
+    /// Bytes are not a key package that this device may upload: the field and why.
+    #[error("invalid key package")]
+    InvalidPackage(String, InvalidPackage),
+    /// A key package was uploaded before, or shares its init key with another one: the field.
+    #[error("key package reused")]
+    PackageReused(String),
+    /// The signature key in a package's leaf is not the one registered for its scheme: the field.
+    #[error("unknown signature key")]
+    UnknownSignatureKey(String),
+    /// More key packages than a device may have: the limit.
+    #[error("too many key packages")]
+    TooManyPackages(u32),
+    /// An MLS signature key is, or was, another device's or a former one of this device: the field.
+    #[error("signature key reused")]
+    MlsKeyReused(String),
+    /// Nobody may be given a key package, because none is there.
+    #[error("no key package")]
+    NoPackage,
 }

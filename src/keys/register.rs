@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    Indexes, Keys, LEAST_PREKEYS, PackageRules, RawMlsKey, RawPackages, RawPreKey, RawSignedPreKey, Refusal,
-    blocking, check, check_last_resort, signal,
+    Indexes, Keys, LEAST_PREKEYS, MlsRefusal, PackageRules, RawMlsKey, RawPackages, RawPreKey,
+    RawSignedPreKey, Refusal, blocking, check, check_last_resort, signal,
 };
 use crate::{
     domain::{DeviceId, IdentityKey, RegistrationId, SecurityEvent, Signature, Timestamp, UserId},
@@ -95,13 +95,13 @@ impl Keys {
             Registered::KeyReused(kind, id) => Err(positions.reused(kind, id)),
             Registered::MlsKeyReused(scheme) => {
                 let index = schemes.iter().position(|other| *other == i64::from(scheme.number()));
-                Err(Refusal::MlsKeyReused(format!("mls_signature_keys[{}]", index.unwrap_or(0))))
+                Err(MlsRefusal::MlsKeyReused(format!("mls_signature_keys[{}]", index.unwrap_or(0))).into())
             }
             Registered::PackageKeyUnknown(place) => {
-                Err(Refusal::UnknownSignatureKey(RawPackages::field(last_resort_field, place)))
+                Err(MlsRefusal::UnknownSignatureKey(RawPackages::field(last_resort_field, place)).into())
             }
             Registered::PackageReused(place) => {
-                Err(Refusal::PackageReused(RawPackages::field(last_resort_field, place)))
+                Err(MlsRefusal::PackageReused(RawPackages::field(last_resort_field, place)).into())
             }
         }
     }
@@ -201,7 +201,7 @@ fn check_counts(most: u32, request: &RegistrationRequest, identity: &IdentityKey
         return Err(Refusal::TooMany("kem_prekeys", most));
     }
     if request.packages.key_packages.len() > most as usize {
-        return Err(Refusal::TooManyPackages(most));
+        return Err(MlsRefusal::TooManyPackages(most).into());
     }
     if matches!(identity, IdentityKey::Signal(_)) && request.last_resort_kem_prekey.is_none() {
         return Err(Refusal::KemRequired);

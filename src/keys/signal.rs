@@ -215,8 +215,7 @@ pub fn key_digest(
     hash.finalize().into()
 }
 
-/// Whether `signature` is this Ed25519 key's over `message`, by the strict rule.
-pub(super) fn verify_ed25519(key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
+fn verify_ed25519(key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
     VerifyingKey::from_bytes(key).is_ok_and(|key| verify_strict(&key, message, signature))
 }
 

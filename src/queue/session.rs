@@ -186,7 +186,9 @@ impl Session {
             server_time: Time(now),
             pending,
         });
-        if stats.unused_prekeys < LOW {
+        // A device without MLS has no packages, and one that ran out gave its last-resort one.
+        let few_packages = (1..LOW).contains(&stats.key_packages);
+        if stats.unused_prekeys < LOW || few_packages || stats.last_resort_used {
             self.write(&ServerFrame::keys_low(KeysLow {
                 onetime_prekeys: stats.unused_prekeys,
                 kem_prekeys: stats.kem_prekeys,

@@ -133,7 +133,8 @@ fn without_tests(source: &str) -> &str {
 /// The codes in a module: the first text in the arguments of each call that makes a problem.
 fn problem_codes(source: &str) -> Names {
     let source = without_tests(source);
-    let makers = ["::unavailable(", "::too_many(", "unprocessable(", "Problem::new(", "Self::new("];
+    let makers =
+        ["::unavailable(", "::too_many(", "unprocessable(", "reasoned(", "Problem::new(", "Self::new("];
     let mut codes = Names::new();
     for maker in makers {
         for call in source.split(maker).skip(1) {

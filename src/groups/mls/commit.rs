@@ -1,49 +1,33 @@
 //! Commits with public handshakes: what can be checked without the group's secrets.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use openmls::{
     group::PublicGroup,
     messages::{ConfirmationTag, group_info::VerifiableGroupInfo},
     prelude::{
-        LeafNode, LeafNodeIndex, MlsMessageIn, ProcessedMessageContent, Proposal, ProtocolMessage,
-        QueuedProposal, Sender as MlsSender, StagedCommit, Verifiable as _,
+        LeafNode, LeafNodeIndex, MlsMessageIn, ProcessedMessageContent, ProtocolMessage, StagedCommit,
+        Verifiable as _,
     },
 };
-use tls_codec::DeserializeBytes as _;
+use tls_codec::Deserialize as _;
 
 use super::{
     CommitBundle, CommitFault, ContentType, EpochMaterial, ExternalLeaf, GroupAt, GroupInfoFault, Header,
-    Joining, JudgedCommit, KnownPackage, NotMls, ProposalFault, PublicSender, Refusal, Sender, StateFault,
-    capabilities,
-    external::{Admitted, admit},
+    Joining, JudgedCommit, KnownPackage, NotMls, PublicSender, Refusal, Sender, StateFault, capabilities,
+    changes::{self, Changes, Committer, check_roster},
+    external::admit,
     fault, group_info,
     identity::{identity, identity_in, names, registered_key},
     memory::Memory,
-    proposals::{self, About, Around, Packages},
+    proposals::{self, Around, Packages},
     provider::Verifier,
-    roster::{Place, Roster},
+    roster::Roster,
     state,
     welcome::{self, Welcome},
 };
-use crate::domain::{DeviceId, DeviceNo, MAX_MEMBERS, UserId};
-
-/// Who commits.
-enum Committer<'r> {
-    /// The member at this leaf.
-    Member(u32),
-    /// A device that comes in.
-    External(Admitted<'r>),
-}
-
-/// What a commit does to the roster.
-#[derive(Default)]
-struct Changes<'a> {
-    added: Vec<&'a KnownPackage>,
-    removed: BTreeMap<u32, DeviceNo>,
-    extensions: bool,
-}
+use crate::domain::KeyPackageRef;
 
 /// Judges a commit for a group with public handshakes.
 ///
@@ -67,13 +51,13 @@ pub fn judge_commit(
     requeue(&mut public_group, &memory, pending, group)?;
     let (staged, tag) = stage(&public_group, bundle.commit, group)?;
 
+    // Before the table, which can look up only what a Welcome named.
+    let welcome = welcome::fitting(bundle.welcome, group.cipher_suite, &added(&staged)?)?;
     let packages = Packages::new(packages, group.cipher_suite);
     let around = Around { roster: &roster, packages: &packages };
-    let changes = changes(&staged, &committer, &around)?;
+    let changes = changes::gather(&staged, &committer, &around)?;
     check_path_leaf(&staged, sender, group)?;
     check_roster(&public_group, &changes, &committer, sender, &roster)?;
-    let references = changes.added.iter().map(|known| known.reference).collect();
-    let welcome = welcome::fitting(bundle.welcome, group.cipher_suite, &references)?;
     let leaf_index = match &committer {
         Committer::Member(leaf_index) => *leaf_index,
         Committer::External(_) => {
@@ -163,7 +147,7 @@ fn stage(
     commit: &[u8],
     group: &GroupAt<'_>,
 ) -> Result<(Box<StagedCommit>, ConfirmationTag), Refusal> {
-    let parsed = MlsMessageIn::tls_deserialize_exact_bytes(commit).map_err(|_| NotMls::Malformed)?;
+    let parsed = MlsMessageIn::tls_deserialize_exact(commit).map_err(|_| NotMls::Malformed)?;
     let ProtocolMessage::PublicMessage(message) =
         parsed.try_into_protocol_message().map_err(|_| CommitFault::Framing)?
     else {
@@ -183,88 +167,9 @@ fn stage(
     }
 }
 
-/// Applies the table of proposals, for the committer and for each proposer, and gathers what the commit does.
-fn changes<'a>(
-    staged: &StagedCommit,
-    committer: &Committer<'_>,
-    around: &Around<'a, '_>,
-) -> Result<Changes<'a>, Refusal> {
-    let mut changes = Changes::default();
-    let mut touched = HashSet::new();
-    if let Committer::Member(leaf_index) = committer {
-        touched.insert(*leaf_index);
-    }
-    for queued in staged.queued_proposals() {
-        let leaf_index = match queued.sender() {
-            MlsSender::Member(proposer) => change(queued, *proposer, around, &mut changes)?,
-            MlsSender::NewMemberCommit => entrance(queued, committer, &mut changes)?,
-            MlsSender::External(_) | MlsSender::NewMemberProposal => return Err(ProposalFault::Type.into()),
-        };
-        // Not all of this is the library's rule, but clients refuse it (RFC 9420 §12.2).
-        if leaf_index.is_some_and(|leaf_index| !touched.insert(leaf_index)) {
-            return Err(CommitFault::LeafTwice.into());
-        }
-    }
-    if let Committer::External(Admitted { former: Some(former), .. }) = committer
-        && !changes.removed.values().any(|removed| *removed == former.device.device_no)
-    {
-        return Err(CommitFault::SecondLeaf.into());
-    }
-    Ok(changes)
-}
-
-/// One proposal of a member. Returns the leaf that it is about.
-fn change<'a>(
-    queued: &QueuedProposal,
-    proposer: LeafNodeIndex,
-    around: &Around<'a, '_>,
-    changes: &mut Changes<'a>,
-) -> Result<Option<u32>, Refusal> {
-    let by = around.roster.at(proposer.u32())?;
-    match proposals::judge(queued.proposal(), &by, around)? {
-        About::Adds(known) => {
-            changes.added.push(known);
-            Ok(None)
-        }
-        About::Removes(target) => {
-            let leaf_index = target.device.leaf_index.ok_or(StateFault::Roster)?;
-            changes.removed.insert(leaf_index, target.device.device_no);
-            Ok(Some(leaf_index))
-        }
-        About::Updates => Ok(Some(proposer.u32())),
-        About::Nobody => {
-            changes.extensions |= matches!(queued.proposal(), Proposal::GroupContextExtensions(_));
-            Ok(None)
-        }
-    }
-}
-
-/// One proposal that a device brings to come in: it may do nothing else but to make its own former leaf go.
-fn entrance(
-    queued: &QueuedProposal,
-    committer: &Committer<'_>,
-    changes: &mut Changes<'_>,
-) -> Result<Option<u32>, Refusal> {
-    match queued.proposal() {
-        Proposal::ExternalInit(_) | Proposal::PreSharedKey(_) => Ok(None),
-        Proposal::Remove(remove) => {
-            let Committer::External(Admitted { former: Some(former), .. }) = committer else {
-                return Err(ProposalFault::External.into());
-            };
-            let leaf_index = remove.removed().u32();
-            if former.device.leaf_index != Some(leaf_index) {
-                return Err(ProposalFault::External.into());
-            }
-            changes.removed.insert(leaf_index, former.device.device_no);
-            Ok(Some(leaf_index))
-        }
-        Proposal::Add(_)
-        | Proposal::Update(_)
-        | Proposal::ReInit(_)
-        | Proposal::GroupContextExtensions(_)
-        | Proposal::SelfRemove
-        | Proposal::Custom(_) => Err(ProposalFault::External.into()),
-    }
+/// The key packages that a commit adds.
+fn added(staged: &StagedCommit) -> Result<BTreeSet<KeyPackageRef>, Refusal> {
+    staged.add_proposals().map(|add| proposals::reference(add.add_proposal().key_package())).collect()
 }
 
 /// The committer's new leaf is the calling device's, with its registered key.
@@ -281,56 +186,6 @@ fn check_path_leaf(
         return Err(CommitFault::UnregisteredKey);
     }
     Ok(())
-}
-
-/// How many leaves there are, that a device has one, and that those who leave go.
-fn check_roster(
-    public_group: &PublicGroup,
-    changes: &Changes<'_>,
-    committer: &Committer<'_>,
-    sender: &Sender<'_>,
-    roster: &Roster<'_>,
-) -> Result<(), Refusal> {
-    let comes = matches!(committer, Committer::External(_));
-    let before = public_group.treesync().full_leaves().count();
-    if before + changes.added.len() + usize::from(comes) > MAX_MEMBERS + changes.removed.len() {
-        return Err(Refusal::GroupFull);
-    }
-    check_names(changes, comes.then_some(sender), roster)?;
-    // An external commit cannot name a Remove of somebody else (RFC 9420 §12.4.3.2); the next member's has to.
-    let stays =
-        |place: &Place<'_>| place.device.leaf_index.is_some_and(|leaf| !changes.removed.contains_key(&leaf));
-    if !comes && roster.places().any(|place| place.device.leaving && stays(&place)) {
-        return Err(Refusal::PendingLeave);
-    }
-    Ok(())
-}
-
-/// Whether every name stands in the tree once.
-pub(super) fn check_names_of<'n>(
-    names: impl Iterator<Item = (UserId, &'n DeviceId)>,
-) -> Result<(), CommitFault> {
-    let mut seen = HashSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            return Err(CommitFault::SecondLeaf);
-        }
-    }
-    Ok(())
-}
-
-fn check_names(
-    changes: &Changes<'_>,
-    comes: Option<&Sender<'_>>,
-    roster: &Roster<'_>,
-) -> Result<(), CommitFault> {
-    let stay = roster.places().filter(|place| {
-        place.device.leaf_index.is_some_and(|leaf_index| !changes.removed.contains_key(&leaf_index))
-    });
-    let stay = stay.map(|place| (place.member.user_id, &place.device.device_id));
-    let added = changes.added.iter().map(|known| (known.owner.user_id, &known.owner.device_id));
-    let comes = comes.map(|sender| (sender.caller.user_id, &sender.caller.device_id));
-    check_names_of(stay.chain(added).chain(comes))
 }
 
 /// The `GroupInfo` of the next epoch proves the commit's tag: made anew from what the commit leads to, it must be the one that

@@ -9,7 +9,7 @@ use openmls::{
     prelude::{CreationFromExternalError, LeafNode, RatchetTreeIn},
     treesync::{LeafNodeSource, errors::LeafNodeValidationError},
 };
-use tls_codec::DeserializeBytes as _;
+use tls_codec::Deserialize as _;
 
 use super::{
     EpochMaterial, GroupInfoFault, Refusal, Sender, StateFault, group_info,
@@ -143,7 +143,7 @@ fn tree_of(
     beside: Option<&Bytes>,
 ) -> Result<RatchetTreeIn, GroupInfoFault> {
     match (beside, group_info.extensions().ratchet_tree()) {
-        (Some(tree), _) => RatchetTreeIn::tls_deserialize_exact_bytes(tree).map_err(|_| GroupInfoFault::Tree),
+        (Some(tree), _) => RatchetTreeIn::tls_deserialize_exact(tree).map_err(|_| GroupInfoFault::Tree),
         (None, Some(extension)) => Ok(extension.ratchet_tree().clone()),
         (None, None) => Err(GroupInfoFault::NoTree),
     }

@@ -7,7 +7,7 @@ use openmls::{
         OpenMlsSignaturePublicKey, SignaturePublicKey, Verifiable,
     },
 };
-use tls_codec::{DeserializeBytes as _, Serialize as _};
+use tls_codec::{Deserialize as _, Serialize as _};
 
 use super::{
     GroupInfoFault,
@@ -18,10 +18,11 @@ use crate::domain::{CipherSuite, Epoch, ExternalJoin, GroupId};
 /// The private-use range of extension types (RFC 9420 §17.3), which applications define.
 const PRIVATE_USE: std::ops::RangeInclusive<u16> = 0xf000..=0xffff;
 
-/// Reads a `GroupInfo`. Only the one encoding that the library itself would write is taken, so that what is kept is what was
+/// Reads a `GroupInfo`. Here, as everywhere, by the codec's reader: its reading of slices panics over short ones where
+/// assertions are on. Only the one encoding that the library itself would write is taken, so that what is kept is what was
 /// verified.
 pub(super) fn parse(message: &[u8]) -> Result<VerifiableGroupInfo, GroupInfoFault> {
-    let parsed = MlsMessageIn::tls_deserialize_exact_bytes(message).map_err(|_| GroupInfoFault::Malformed)?;
+    let parsed = MlsMessageIn::tls_deserialize_exact(message).map_err(|_| GroupInfoFault::Malformed)?;
     let written = parsed.tls_serialize_detached().map_err(|_| GroupInfoFault::Malformed)?;
     if written != message {
         return Err(GroupInfoFault::Malformed);

@@ -2,13 +2,13 @@
 
 use openmls::prelude::{BasicCredential, Credential, CredentialType};
 
-use crate::domain::{CipherSuite, DeviceId, MlsSignatureKey, UserId};
+use crate::domain::{CipherSuite, DeviceId, MlsSignatureKey, UserId, leaf_identity};
 
 /// The identity in a device's basic credential (RFC 9420 §5.3): `<user_id>:<device_id>`, the user id hyphenated and in lower
 /// case. Every member of the group sees it.
 #[must_use]
 pub fn identity(user_id: UserId, device_id: &DeviceId) -> Vec<u8> {
-    format!("{}:{}", user_id.uuid().hyphenated(), device_id.as_str()).into_bytes()
+    leaf_identity(user_id, device_id).into_bytes()
 }
 
 /// The identity in a credential; none when it is not a basic one.

@@ -9,6 +9,7 @@
 //! [`judge_private_commit`], [`judge_private_proposal`], which check what is left to check.
 
 mod capabilities;
+mod changes;
 mod commit;
 mod external;
 mod fault;
@@ -20,7 +21,6 @@ mod identity;
 mod memory;
 mod private;
 mod proposals;
-mod provider;
 mod reader;
 mod refusal;
 mod roster;
@@ -39,8 +39,11 @@ pub use self::{
     refusal::{CommitFault, GroupInfoFault, NotMls, ProposalFault, Refusal, StateFault, WelcomeFault},
     welcome::Welcome,
 };
-use crate::domain::{
-    Caller, CipherSuite, DeviceNo, Epoch, ExternalJoin, GroupId, KeyPackageRef, Member, MlsSignatureKey,
+use crate::{
+    domain::{
+        Caller, CipherSuite, DeviceNo, Epoch, ExternalJoin, GroupId, KeyPackageRef, Member, MlsSignatureKey,
+    },
+    verify as provider,
 };
 
 /// The calling device, as the relay knows it.

@@ -9,7 +9,7 @@ use super::{
     CommitBundle, CommitFault, ContentType, EpochMaterial, ExternalLeaf, Framing, GroupAt, GroupInfoFault,
     Header, Joining, JudgedCommit, JudgedProposal, KnownPackage, ProposalFault, PublicSender, Refusal,
     Sender, StateFault, WelcomeFault,
-    commit::check_names_of,
+    changes::check_names_of,
     external::admit,
     framed, group_info,
     identity::registered_key,

@@ -11,7 +11,7 @@ use openmls::{
         QueuedProposal,
     },
 };
-use tls_codec::DeserializeBytes as _;
+use tls_codec::Deserialize as _;
 
 use super::{
     CommitFault, ContentType, GroupAt, Header, JudgedProposal, KnownPackage, NotMls, ProposalFault,
@@ -40,7 +40,8 @@ pub fn added_package(proposal: &[u8]) -> Option<KeyPackageRef> {
         return None;
     }
     let package = reader.rest();
-    let (_, rest) = KeyPackageIn::tls_deserialize_bytes(package).ok()?;
+    let mut rest = package;
+    KeyPackageIn::tls_deserialize(&mut rest).ok()?;
     let (package, _) = package.split_at(package.len() - rest.len());
     // Every suite hashes alike.
     let suite = provider::suite(CipherSuite::X25519Aes128);
@@ -125,7 +126,7 @@ pub(super) fn process(
     message: &[u8],
     current: Epoch,
 ) -> Result<Option<Box<QueuedProposal>>, Refusal> {
-    let parsed = MlsMessageIn::tls_deserialize_exact_bytes(message).map_err(|_| NotMls::Malformed)?;
+    let parsed = MlsMessageIn::tls_deserialize_exact(message).map_err(|_| NotMls::Malformed)?;
     let parsed = parsed.try_into_protocol_message().map_err(|_| ProposalFault::Framing)?;
     let processed = public_group
         .process_message(&Verifier, parsed)
@@ -201,13 +202,17 @@ pub(super) fn judge<'a, 'r>(
 
 /// The package by which a device enters: handed out by the relay, used by nobody, of an active device.
 fn entering<'a>(package: &MlsKeyPackage, around: &Around<'a, '_>) -> Result<&'a KnownPackage, Refusal> {
-    let reference = package.hash_ref(&Verifier).map_err(|_| StateFault::Library)?;
-    let reference = reference.as_slice().try_into().map(KeyPackageRef).map_err(|_| StateFault::Library)?;
-    let known = around.packages.enter(reference)?;
+    let known = around.packages.enter(reference(package)?)?;
     if !names(package.leaf_node().credential(), known.owner.user_id, &known.owner.device_id) {
         return Err(CommitFault::Identity.into());
     }
     Ok(known)
+}
+
+/// The reference of a key package.
+pub(super) fn reference(package: &MlsKeyPackage) -> Result<KeyPackageRef, Refusal> {
+    let reference = package.hash_ref(&Verifier).map_err(|_| StateFault::Library)?;
+    Ok(KeyPackageRef(reference.as_slice().try_into().map_err(|_| StateFault::Library)?))
 }
 
 /// What the store knows of the packages that are named.

@@ -52,7 +52,7 @@ pub(super) async fn claim_packages(
 ) -> Result<impl Responder, Problem> {
     let user = identity.user(&path)?;
     let suite = CipherSuite::new(query.0.cipher_suite).map_err(bad_suite)?;
-    if !keys.packages.take(suite) {
+    if !keys.packages.takes(suite) {
         return Err(bad_suite(InvalidId("the relay does not take this cipher suite")));
     }
     let claimed = keys.claim_packages(fetcher(&identity), user, suite).await?;

@@ -216,15 +216,17 @@ async fn groups_of_a_user_come_in_pages_by_their_ids(engine: Engine) {
         own.push((group, engine.standing(group, &alice).await));
     }
     own.sort_unstable_by_key(|(group, _)| *group);
-    let expected: Vec<_> =
-        own.into_iter().map(|(_, standing)| (standing.group, standing.role.unwrap())).collect();
+    let expected: Vec<_> = own
+        .into_iter()
+        .map(|(_, standing)| (standing.group, standing.role.unwrap(), standing.invited))
+        .collect();
     let mut found = Vec::new();
     let mut after = None;
     for size in [3, 3, 1, 0] {
         let page = engine.store.groups_of(alice.user_id, after, 3).await.unwrap();
         assert_eq!(page.len(), size);
-        after = page.last().map(|(group, _)| group.group_id).or(after);
-        found.extend(page);
+        after = page.last().map(|own| own.group.group_id).or(after);
+        found.extend(page.into_iter().map(|own| (own.group, own.role, own.invited)));
     }
     assert_eq!(found, expected);
     assert!(engine.store.groups_of(mothers::user(), None, 10).await.unwrap().is_empty());

@@ -46,6 +46,12 @@ impl MlsKey {
         if self.suite == 2 { 0x0403 } else { 0x0807 }
     }
 
+    /// Signs from now on with the key of another suite of the same scheme.
+    pub(crate) fn take_over(&mut self, other: &Self) {
+        assert_eq!(self.scheme(), other.scheme());
+        (self.secret, self.public) = (other.secret.clone(), other.public.clone());
+    }
+
     /// A client of this identity whose packages live so long.
     pub(crate) fn client(&self, identity: &str, life: Duration) -> Client<impl MlsConfig + use<>> {
         let credential = BasicCredential::new(identity.as_bytes().to_vec()).into_credential();
@@ -90,7 +96,7 @@ impl MlsKey {
 /// Who signs what is made by hand.
 pub(crate) enum HandKey {
     Ed25519(Box<SigningKey>),
-    P256(EcdsaKeyPair),
+    P256(Box<EcdsaKeyPair>),
 }
 
 impl HandKey {
@@ -101,7 +107,7 @@ impl HandKey {
     pub(crate) fn p256() -> Self {
         let (algorithm, random) = (&ECDSA_P256_SHA256_ASN1_SIGNING, SystemRandom::new());
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        Self::P256(EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap())
+        Self::P256(Box::new(EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap()))
     }
 
     pub(crate) fn public(&self) -> Vec<u8> {

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Caller, DeviceNo, Epoch, Group, GroupId, GroupSend, InviteId, Member, Position, Role, Timestamp,
+        Caller, DeviceNo, Epoch, GroupId, GroupSend, InviteId, Member, Membership, Position, Role, Timestamp,
         UserId, Window,
     },
     store::{
@@ -146,7 +146,7 @@ impl GroupActs for PostgresStore {
         user: UserId,
         after: Option<GroupId>,
         limit: u32,
-    ) -> Result<Vec<(Group, Role)>, StoreError> {
+    ) -> Result<Vec<Membership>, StoreError> {
         attempt(Repeat::Always, || views::groups_of(&self.pool, user, after, limit)).await
     }
 

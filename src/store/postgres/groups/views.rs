@@ -12,7 +12,7 @@ use super::{
     rows::{GroupRow, WindowRow, group_columns, handshake, leaf_index, role},
 };
 use crate::{
-    domain::{Caller, DeviceNo, Epoch, Group, GroupId, Handshake, Member, MemberDevice, Role, UserId},
+    domain::{Caller, DeviceNo, Epoch, GroupId, Handshake, Member, MemberDevice, Membership, UserId},
     store::{HandshakeState, PendingProposal, Standing},
 };
 
@@ -22,6 +22,7 @@ struct StandingRow {
     group: GroupRow,
     version: i64,
     role: Option<i16>,
+    invited: Option<bool>,
     #[sqlx(flatten)]
     window: WindowRow,
     is_leaf: bool,
@@ -33,7 +34,7 @@ struct StandingRow {
 pub(in super::super) const STANDING: &str = concat!(
     "SELECT ",
     group_columns!(),
-    ", g.version, m.role, w.opened_after, w.closed_at, w.cursor, w.gate, w.joined_epoch, \
+    ", g.version, m.role, m.invited, w.opened_after, w.closed_at, w.cursor, w.gate, w.joined_epoch, \
         l.device_no IS NOT NULL AS is_leaf, l.leaf_index, \
         (SELECT count(*) FROM group_reports r WHERE r.group_id = g.group_id AND r.generation = g.generation \
             AND r.epoch = g.epoch - 1) AS reports \
@@ -62,6 +63,7 @@ pub(super) async fn standing(
         group: row.group.group()?,
         version: row.version,
         role: row.role.map(role).transpose()?,
+        invited: row.invited.unwrap_or(false),
         window: row.window.window(group)?,
         leaf: row.is_leaf.then_some(index),
         reports: count(row.reports),
@@ -73,12 +75,13 @@ struct OwnRow {
     #[sqlx(flatten)]
     group: GroupRow,
     role: i16,
+    invited: bool,
 }
 
 pub(in super::super) const GROUPS_OF: &str = concat!(
     "SELECT ",
     group_columns!(),
-    ", m.role FROM group_members m JOIN groups g ON g.group_id = m.group_id \
+    ", m.role, m.invited FROM group_members m JOIN groups g ON g.group_id = m.group_id \
      JOIN group_profiles p ON p.group_id = g.group_id \
      WHERE m.user_id = $1 AND m.group_id > $2 ORDER BY m.group_id LIMIT $3"
 );
@@ -88,7 +91,7 @@ pub(super) async fn groups_of(
     user: UserId,
     after: Option<GroupId>,
     limit: u32,
-) -> Result<Vec<(Group, Role)>, Error> {
+) -> Result<Vec<Membership>, Error> {
     // No group has the nil id, which stands for none.
     let rows: Vec<OwnRow> = sqlx::query_as(GROUPS_OF)
         .bind(user.uuid())
@@ -96,7 +99,10 @@ pub(super) async fn groups_of(
         .bind(i64::from(limit))
         .fetch_all(pool)
         .await?;
-    rows.into_iter().map(|row| Ok((row.group.group()?, role(row.role)?))).collect()
+    let membership = |row: OwnRow| {
+        Ok(Membership { group: row.group.group()?, role: role(row.role)?, invited: row.invited })
+    };
+    rows.into_iter().map(membership).collect()
 }
 
 /// Several statements that see one moment.

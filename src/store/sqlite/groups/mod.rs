@@ -27,7 +27,7 @@ pub(super) use self::{
 use super::SqliteStore;
 use crate::{
     domain::{
-        Caller, DeviceNo, Epoch, Group, GroupId, GroupSend, InviteId, Member, Position, Role, Timestamp,
+        Caller, DeviceNo, Epoch, GroupId, GroupSend, InviteId, Member, Membership, Position, Role, Timestamp,
         UserId, Window,
     },
     store::{
@@ -120,7 +120,7 @@ impl GroupActs for SqliteStore {
         user: UserId,
         after: Option<GroupId>,
         limit: u32,
-    ) -> Result<Vec<(Group, Role)>, StoreError> {
+    ) -> Result<Vec<Membership>, StoreError> {
         self.read(|conn| views::of_user(conn, user, after, limit).boxed()).await
     }
 

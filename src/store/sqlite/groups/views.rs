@@ -9,7 +9,7 @@ use super::{
     windows,
 };
 use crate::{
-    domain::{Caller, Group, GroupId, Member, Role, UserId},
+    domain::{Caller, Group, GroupId, Member, Membership, UserId},
     store::{HandshakeState, Standing},
 };
 
@@ -26,8 +26,16 @@ pub(super) async fn standing(
         .try_map(|row: SqliteRow| columns::leaf_index(&row))
         .fetch_optional(&mut *conn)
         .await?;
+    let membership =
+        sqlx::query("SELECT role, invited FROM group_members WHERE group_id = ? AND user_id = ?")
+            .bind(group.uuid())
+            .bind(caller.user_id.uuid())
+            .try_map(|row: SqliteRow| Ok((columns::role(&row)?, row.try_get("invited")?)))
+            .fetch_optional(&mut *conn)
+            .await?;
     Ok(Some(Standing {
-        role: columns::role_of(conn, group, caller.user_id).await?,
+        role: membership.map(|(role, _)| role),
+        invited: membership.is_some_and(|(_, invited)| invited),
         window: windows::newest(conn, group, caller.device_no).await?,
         leaf,
         reports: reports(conn, &kept.group).await?,
@@ -80,15 +88,15 @@ pub(super) async fn members(
     members::all(conn, group, kept.group.handshake).await.map(Some)
 }
 
-/// The groups of a user by id, with its role.
+/// The groups of a user by id.
 pub(super) async fn of_user(
     conn: &mut SqliteConnection,
     user: UserId,
     after: Option<GroupId>,
     limit: u32,
-) -> Result<Vec<(Group, Role)>, sqlx::Error> {
+) -> Result<Vec<Membership>, sqlx::Error> {
     const OF_USER: &str = select_group!(
-        ", m.role",
+        ", m.role, m.invited",
         "JOIN group_members m ON m.group_id = g.group_id \
          WHERE m.user_id = ?1 AND (?2 IS NULL OR m.group_id > ?2) ORDER BY m.group_id LIMIT ?3"
     );
@@ -96,7 +104,10 @@ pub(super) async fn of_user(
         .bind(user.uuid())
         .bind(after.map(GroupId::uuid))
         .bind(i64::from(limit))
-        .try_map(|row: SqliteRow| Ok((columns::group(&row)?, columns::role(&row)?)))
+        .try_map(|row: SqliteRow| {
+            let (group, role) = (columns::group(&row)?, columns::role(&row)?);
+            Ok(Membership { group, role, invited: row.try_get("invited")? })
+        })
         .fetch_all(conn)
         .await
 }

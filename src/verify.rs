@@ -1,4 +1,6 @@
 //! What the relay can do of MLS's cryptography: hash, derive and verify. It has no code that opens, seals or signs.
+//!
+//! Both rooms of pure MLS rules stand on it: key packages and groups.
 
 use ed25519_dalek::VerifyingKey;
 use openmls_traits::{
@@ -13,12 +15,12 @@ use tls_codec::SecretVLBytes;
 
 use crate::domain::CipherSuite;
 
-/// The provider behind every function of this room.
+/// openmls's provider.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Verifier;
+pub(crate) struct Verifier;
 
 /// The library's name of a suite.
-pub(super) const fn suite(suite: CipherSuite) -> Ciphersuite {
+pub(crate) const fn suite(suite: CipherSuite) -> Ciphersuite {
     match suite {
         CipherSuite::X25519Aes128 => Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
         CipherSuite::P256Aes128 => Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256,
@@ -197,5 +199,69 @@ impl OpenMlsCrypto for Verifier {
 
     fn derive_hpke_keypair(&self, _: HpkeConfig, _: &[u8]) -> Result<HpkeKeyPair, CryptoError> {
         Err(CryptoError::UnsupportedCiphersuite)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer, SigningKey};
+
+    use super::*;
+
+    fn verify(key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        Verifier.verify_signature(SignatureScheme::ED25519, message, key, signature)
+    }
+
+    #[test]
+    fn a_key_of_small_order_verifies_nothing_though_ring_would_let_it() {
+        // The neutral element as key, the base point as R and 1 as s: sB = R + hA for every h, so for every message.
+        let mut key = [0; 32];
+        key[0] = 1;
+        let mut signature = [0; 64];
+        signature[..32].copy_from_slice(curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED.as_bytes());
+        signature[32] = 1;
+        let lenient = signature::UnparsedPublicKey::new(&signature::ED25519, key);
+        for message in [&b"one"[..], b"another"] {
+            assert!(lenient.verify(message, &signature).is_ok(), "ring has changed its rule");
+            assert_eq!(verify(&key, message, &signature), Err(CryptoError::InvalidSignature));
+        }
+    }
+
+    #[test]
+    fn a_genuine_signature_verifies_for_its_message_and_key_alone() {
+        let (signer, other) = (SigningKey::from_bytes(&[7; 32]), SigningKey::from_bytes(&[8; 32]));
+        let signature = signer.sign(b"message").to_bytes();
+        let key = signer.verifying_key();
+        assert_eq!(verify(key.as_bytes(), b"message", &signature), Ok(()));
+        assert!(verify(key.as_bytes(), b"massage", &signature).is_err());
+        assert!(verify(other.verifying_key().as_bytes(), b"message", &signature).is_err());
+        assert!(verify(&key.as_bytes()[1..], b"message", &signature).is_err());
+        assert!(verify(key.as_bytes(), b"message", &signature[1..]).is_err());
+    }
+
+    #[test]
+    fn hkdf_is_that_of_rfc_5869() {
+        // Test case 1 of its appendix A.
+        let prk = Verifier
+            .hkdf_extract(HashType::Sha2_256, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], &[0x0b; 22])
+            .unwrap();
+        assert_eq!(prk.as_slice()[..4], [0x07, 0x77, 0x09, 0x36]);
+        let info: Vec<u8> = (0xf0..=0xf9).collect();
+        let okm = Verifier.hkdf_expand(HashType::Sha2_256, prk.as_slice(), &info, 42).unwrap();
+        assert_eq!(okm.as_slice()[..4], [0x3c, 0xb2, 0x5f, 0x25]);
+        assert_eq!(okm.as_slice()[40..], [0x58, 0x65]);
+        assert!(Verifier.hkdf_expand(HashType::Sha2_256, prk.as_slice(), &info, 255 * 32 + 1).is_err());
+    }
+
+    #[test]
+    fn it_opens_seals_and_signs_nothing() {
+        let config = || suite(CipherSuite::X25519Aes128).hpke_config();
+        assert!(Verifier.aead_decrypt(AeadType::Aes128Gcm, &[0; 16], &[0; 32], &[0; 12], &[]).is_err());
+        assert!(Verifier.aead_encrypt(AeadType::Aes128Gcm, &[0; 16], &[0; 32], &[0; 12], &[]).is_err());
+        assert!(Verifier.hpke_seal(config(), &[0; 32], &[], &[], &[]).is_err());
+        assert!(Verifier.derive_hpke_keypair(config(), &[0; 32]).is_err());
+        assert!(Verifier.signature_key_gen(SignatureScheme::ED25519).is_err());
+        assert!(Verifier.sign(SignatureScheme::ED25519, &[], &[0; 32]).is_err());
+        assert_eq!(Verifier.supported_ciphersuites().len(), 3);
     }
 }
