@@ -7,8 +7,8 @@ use futures_util::{StreamExt, stream};
 use super::Queue;
 use crate::{
     domain::{DeviceNo, GroupId, Position, Window},
-    hot::{Line, Next, Reading, Room, Stretch, Watch},
-    store::StoreError,
+    hot::{Line, Next, Reading, Room, Stretch, Switchboard, Watch},
+    store::{LogPage, StoreError},
 };
 
 /// Entries and bytes that are read of a log at a time.
@@ -58,25 +58,8 @@ impl Queue {
         group: GroupId,
         seen: Position,
     ) -> Result<Option<Stretch>, StoreError> {
-        let turn = room.turn().await;
-        if !matches!(room.next(seen), Next::Unknown) {
-            return Ok(None);
-        }
-        if turn.is_resting() {
-            return Err(StoreError::Unavailable("the log could not be read a moment ago".into()));
-        }
-        let doubts = room.doubts();
-        match self.store.group_log(group, seen, PAGE, PAGE_BYTES, self.clock.now()).await {
-            Ok(page) => {
-                let (entries, more, head) = (page.entries, page.more, page.head);
-                let reading = Reading { after: seen, entries, more, head, doubts };
-                Ok(Some(self.switchboard.learn(room, reading)))
-            }
-            Err(error) => {
-                turn.failed();
-                Err(error)
-            }
-        }
+        let now = self.clock.now();
+        fill(&self.switchboard, room, seen, || self.store.group_log(group, seen, PAGE, PAGE_BYTES, now)).await
     }
 
     /// Whether the item at a position of a mailbox was acked, deleted or has expired.
@@ -85,3 +68,35 @@ impl Queue {
         Ok(left.items.first().is_none_or(|(position, _)| *position != gate))
     }
 }
+
+/// Reads a log for everybody in its room, unless somebody else has done so when the turn comes.
+async fn fill<F>(
+    switchboard: &Switchboard,
+    room: &Arc<Room>,
+    seen: Position,
+    read: impl FnOnce() -> F,
+) -> Result<Option<Stretch>, StoreError>
+where
+    F: Future<Output = Result<LogPage, StoreError>>,
+{
+    let turn = room.turn().await;
+    if !matches!(room.next(seen), Next::Unknown) {
+        return Ok(None);
+    }
+    if turn.is_resting() {
+        return Err(StoreError::Unavailable("the log could not be read a moment ago".into()));
+    }
+    let doubts = room.doubts();
+    match read().await {
+        Ok(LogPage { entries, more, head, .. }) => {
+            Ok(Some(switchboard.learn(room, Reading { after: seen, entries, more, head, doubts })))
+        }
+        Err(error) => {
+            turn.failed();
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@ mod abuse;
 mod delivery;
 mod endings;
 mod frames;
+mod groups;
+mod groups_race;
 mod stalls;
 
 use serde_json::{Value, json};

@@ -19,6 +19,7 @@ pub(crate) mod private_postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod relay;
+pub(crate) mod rosters;
 pub(crate) mod socket;
 pub(crate) mod tables;
 pub(crate) mod wait;
