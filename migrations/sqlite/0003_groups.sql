@@ -31,6 +31,7 @@ CREATE TABLE key_packages (
 CREATE INDEX key_packages_stored ON key_packages (device_no, cipher_suite, last_resort, package_no) WHERE state = 0;
 CREATE UNIQUE INDEX key_packages_init_key ON key_packages (user_id, init_key_digest);
 CREATE INDEX key_packages_end ON key_packages (not_after);
+CREATE INDEX key_packages_ended ON key_packages (not_after) WHERE body IS NOT NULL;
 CREATE INDEX key_packages_device ON key_packages (device_no);
 
 -- What every send touches, and so kept small. oldest_epoch: the lowest from which application messages are taken. tail: the
@@ -49,16 +50,20 @@ CREATE TABLE groups (
     rolled_back    integer NOT NULL DEFAULT 0
 ) STRICT;
 
--- founding: digest of the request that made this generation, by founder_no. reset_at: the position of its reset entry.
+-- founding: digest of the request that made the group, by founder_no. reset_digest: of the one that made this generation, by
+-- reset_by. reset_at, changed_at: the positions of the last reset and the last membership entry.
 CREATE TABLE group_profiles (
-    group_id     blob NOT NULL PRIMARY KEY REFERENCES groups (group_id) ON DELETE CASCADE,
-    name         text,
-    description  text,
-    created_by   blob NOT NULL,
-    created_at   integer NOT NULL,
-    founder_no   integer NOT NULL,
-    founding     blob NOT NULL,
-    reset_at     integer NOT NULL DEFAULT 0
+    group_id      blob NOT NULL PRIMARY KEY REFERENCES groups (group_id) ON DELETE CASCADE,
+    name          text,
+    description   text,
+    created_by    blob NOT NULL,
+    created_at    integer NOT NULL,
+    founder_no    integer NOT NULL,
+    founding      blob NOT NULL,
+    reset_by      integer,
+    reset_digest  blob,
+    reset_at      integer NOT NULL DEFAULT 0,
+    changed_at    integer NOT NULL DEFAULT 0
 ) STRICT;
 
 -- role: 0 member, 1 admin, 2 owner. joined: the order of joining.
@@ -98,7 +103,7 @@ CREATE TABLE group_windows (
     PRIMARY KEY (device_no, group_id, opened_after)
 ) STRICT;
 CREATE UNIQUE INDEX group_windows_open ON group_windows (group_id, device_no) WHERE closed_at IS NULL;
-CREATE INDEX group_windows_closed ON group_windows (group_id, closed_at) WHERE closed_at IS NOT NULL;
+CREATE INDEX group_windows_ended ON group_windows (group_id, closed_at) WHERE closed_at IS NOT NULL;
 
 -- One row for each entry, whatever the size of the group. kind: see domain::EntryKind. closes: a JSON array of the devices
 -- whose windows end with it, ascending; null for none. body: none once it expired.

@@ -21,7 +21,7 @@ pub(super) fn heir(heirs: impl IntoIterator<Item = (UserId, Role)>) -> Option<Us
 pub(super) struct RosterPlan {
     /// Who is added, in the order asked for.
     pub(super) added: Vec<UserId>,
-    /// Who is removed, in the order asked for.
+    /// Who is removed, by id.
     pub(super) removed: Vec<UserId>,
     /// Who becomes the owner, where the owner leaves and somebody stays.
     pub(super) heir: Option<UserId>,
@@ -43,7 +43,8 @@ impl RosterPlan {
         }
         let mut seen = HashSet::new();
         let mut once = |user: &UserId| seen.insert(*user);
-        let removed: Vec<_> = change.remove.iter().copied().filter(&mut once).collect();
+        let mut removed: Vec<_> = change.remove.iter().copied().filter(&mut once).collect();
+        removed.sort_unstable();
         let is_new = |user: &UserId| role(*user).is_none();
         let added: Vec<_> = change.add.iter().copied().filter(is_new).filter(once).collect();
         let owner_leaves = callers == Role::Owner && removed.contains(&caller);

@@ -135,7 +135,7 @@ pub enum GroupReset {
     Reset(Group, Position),
     /// The same reset was done before.
     Repeated(Group, Position),
-    /// The calling device's user has no part in such a group.
+    /// The calling device's user has no part in such a group, or it is no MLS group.
     NotMember,
     /// The caller is not its owner.
     NotAllowed,
@@ -256,7 +256,7 @@ pub enum Advanced {
     Advanced(Epoch, Position),
     /// The same commit of the same device was accepted before: the epoch it opened, and its entry.
     Repeated(Epoch, Position),
-    /// The group is in another epoch: this one.
+    /// The group is in another epoch: this one, perhaps of another generation.
     Stale(Epoch),
     /// The version is another one: judge again.
     Changed,
@@ -297,7 +297,7 @@ pub struct NewProposal {
 pub enum Proposed {
     /// They are in the log, the last of them at this position; now, or since an identical request.
     Accepted(Epoch, Position),
-    /// The group is in another epoch: this one.
+    /// The group is in another epoch: this one, perhaps of another generation.
     Stale(Epoch),
     /// The proposal at this index is another one about a target that this device has proposed about.
     Exists(usize),

@@ -91,3 +91,73 @@ impl PackageLedger {
         Ok(fresh)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::domain::{CipherSuite, SignatureScheme, Timestamp};
+
+    fn key(byte: u8) -> MlsSignatureKey {
+        let public_key = Bytes::from(vec![byte; 32]);
+        MlsSignatureKey { scheme: SignatureScheme::Ed25519, public_key, signature: [0; 64] }
+    }
+
+    fn package(number: u8) -> KeyPackage {
+        KeyPackage {
+            reference: KeyPackageRef([number; 32]),
+            cipher_suite: CipherSuite::X25519Aes128,
+            signature_key: key(1).public_key,
+            init_key_digest: [number; 32],
+            not_after: Timestamp::from_millis(1),
+            body: Bytes::from(vec![number; 8]),
+        }
+    }
+
+    fn upload(packages: &[KeyPackage], last_resort: Option<KeyPackage>) -> PackageUpload {
+        PackageUpload { packages: packages.to_vec(), last_resort }
+    }
+
+    /// The places of what is new, where the device has published the package 1, its sibling 2.
+    fn fresh(upload: &PackageUpload) -> Result<Vec<PackagePlace>, Refused> {
+        let mut ledger = PackageLedger::default();
+        ledger.hold_own(package(1).reference, blake3::hash(&package(1).body).into());
+        ledger.hold_foreign(package(2).reference);
+        ledger.hold_init_key(package(1).init_key_digest);
+        ledger.hold_init_key(package(2).init_key_digest);
+        Ok(ledger.fresh(&offered(upload), &[key(1)])?.iter().map(|one| one.place).collect())
+    }
+
+    #[test]
+    fn what_is_known_byte_for_byte_is_skipped() {
+        let twice = upload(&[package(1), package(3), package(3)], Some(package(1)));
+        assert_eq!(fresh(&twice), Ok(vec![PackagePlace::OneTime(1)]));
+        assert_eq!(fresh(&upload(&[], Some(package(4)))), Ok(vec![PackagePlace::LastResort]));
+    }
+
+    #[test]
+    fn another_package_with_a_known_reference_or_init_key_is_refused() {
+        let other_body = KeyPackage { body: Bytes::from_static(b"other"), ..package(1) };
+        let same_init_key = KeyPackage { reference: KeyPackageRef([9; 32]), ..package(1) };
+        let within = KeyPackage { init_key_digest: [3; 32], ..package(4) };
+        for reused in [other_body, package(2), same_init_key, within] {
+            let refused = fresh(&upload(&[package(3), reused.clone()], None));
+            assert_eq!(refused, Err(Refused::Reused(PackagePlace::OneTime(1))));
+            let refused = fresh(&upload(&[package(3)], Some(reused)));
+            assert_eq!(refused, Err(Refused::Reused(PackagePlace::LastResort)));
+        }
+    }
+
+    #[test]
+    fn a_new_package_needs_the_current_key_of_its_suite() {
+        let foreign = KeyPackage { signature_key: key(2).public_key, ..package(3) };
+        let other_scheme = KeyPackage { cipher_suite: CipherSuite::P256Aes128, ..package(3) };
+        for unknown in [foreign, other_scheme] {
+            let refused = fresh(&upload(&[unknown], None));
+            assert_eq!(refused, Err(Refused::SignatureKeyUnknown(PackagePlace::OneTime(0))));
+        }
+        let former = KeyPackage { signature_key: key(2).public_key, ..package(1) };
+        assert_eq!(fresh(&upload(&[former], None)), Ok(Vec::new()), "it was uploaded before");
+    }
+}

@@ -79,7 +79,7 @@ async fn publish(
         accepted: number(fresh.len()),
         already_known: number(offered.len() - fresh.len()),
         count: self::stored(tx, device, context.now).await?,
-        has_last_resort: has_last_resort(tx, device).await?,
+        has_last_resort: has_last_resort(tx, device, context.now).await?,
     })
 }
 
@@ -150,14 +150,14 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// Whoever was given the one before may still use it.
+/// The one before may still enter groups.
 async fn replace_last_resort(
     tx: &mut SqliteConnection,
     device: DeviceNo,
     suite: CipherSuite,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE key_packages SET state = CASE WHEN given THEN 1 ELSE 3 END, body = NULL \
+        "UPDATE key_packages SET state = 1, body = NULL \
          WHERE device_no = ? AND cipher_suite = ? AND last_resort AND state = 0",
     )
     .bind(device.0)
@@ -184,30 +184,36 @@ pub(super) async fn stored(
     Ok(rows::count(stored))
 }
 
-async fn has_last_resort(tx: &mut SqliteConnection, device: DeviceNo) -> Result<bool, sqlx::Error> {
+async fn has_last_resort(
+    tx: &mut SqliteConnection,
+    device: DeviceNo,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM key_packages WHERE device_no = ? AND last_resort AND state = 0)",
+        "SELECT EXISTS (SELECT 1 FROM key_packages \
+         WHERE device_no = ? AND last_resort AND state = 0 AND not_after > ?)",
     )
     .bind(device.0)
+    .bind(now.millis())
     .fetch_one(tx)
     .await
 }
 
-/// Drops the packages of a device that are signed by a key, and says how many those were.
+/// Drops the packages of a device that are signed by a key, and says how many could still be handed out.
 pub(super) async fn drop_of_key(
     tx: &mut SqliteConnection,
     device: DeviceNo,
     key: &Bytes,
 ) -> Result<u32, sqlx::Error> {
-    let dropped = sqlx::query(
-        "UPDATE key_packages SET state = 3, body = NULL \
-         WHERE device_no = ? AND signature_key = ? AND state IN (0, 1)",
-    )
-    .bind(device.0)
-    .bind(key.to_vec())
-    .execute(tx)
-    .await?;
-    Ok(u32::try_from(dropped.rows_affected()).unwrap_or(u32::MAX))
+    let mut dropped = 0;
+    for drop in [
+        "UPDATE key_packages SET state = 3 WHERE device_no = ? AND signature_key = ? AND state = 1",
+        "UPDATE key_packages SET state = 3, body = NULL WHERE device_no = ? AND signature_key = ? AND state = 0",
+    ] {
+        dropped =
+            sqlx::query(drop).bind(device.0).bind(key.to_vec()).execute(&mut *tx).await?.rows_affected();
+    }
+    Ok(u32::try_from(dropped).unwrap_or(u32::MAX))
 }
 
 /// Drops every package of a device.
@@ -280,11 +286,10 @@ async fn take(
     }))
 }
 
-/// Whether the package `p` may enter a group.
+/// Whether the package `p` may enter a group. Those of former keys are dropped.
 macro_rules! usable {
     () => {
-        "((p.state = 1 OR p.last_resort AND p.state = 0) AND EXISTS (SELECT 1 FROM mls_keys k \
-          WHERE k.public_key = p.signature_key AND k.device_no = p.device_no AND k.current))"
+        "(p.state = 1 OR p.last_resort AND p.state = 0)"
     };
 }
 pub(super) use usable;

@@ -11,9 +11,8 @@ use crate::{
 const LAST_RESORTS: &str =
     "UPDATE devices SET last_resort_used = 1 WHERE last_resort_id IS NOT NULL AND NOT last_resort_used";
 
-/// Whoever was given a last-resort package may still use it.
-const PACKAGES: &str =
-    "UPDATE key_packages SET state = CASE WHEN last_resort THEN 1 ELSE 3 END, body = NULL WHERE state = 0";
+/// Of packages that were handed out it is not known any more which were used.
+const PACKAGES: &str = "UPDATE key_packages SET state = 3, body = NULL WHERE state IN (0, 1)";
 
 /// Tables that number their rows.
 const NUMBERED: [&str; 3] = ["devices", "revocations", "audit"];

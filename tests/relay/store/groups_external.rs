@@ -68,9 +68,9 @@ async fn a_join_token_must_hold_when_the_commit_is_made_true(engine: Engine) {
     }
     engine.advance(Duration::from_mins(2));
     let before = engine.tables().await;
-    for token in [short, revoked, other, mothers::bytes()] {
+    for invite in [Some(short), Some(revoked), Some(other), Some(mothers::bytes()), None] {
         let mut commit = external(&engine, group, &bob, 1).await;
-        commit.external = Some(ExternalJoiner { leaf_index: Some(1), invite: Some(token) });
+        commit.external = Some(ExternalJoiner { leaf_index: Some(1), invite });
         assert_eq!(engine.try_advance(commit).await, Advanced::NotMember);
     }
     engine.assert_unchanged(&before, "a token that does not hold").await;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use restante::{
     domain::{EntryKind, Epoch, ExternalJoin, GroupId, Handshake, Position, Role},
-    store::{Advance, Advanced, CannotAdd, Founding, GroupAccepted, GroupReset, NewGroup, Proposed},
+    store::{
+        Advance, Advanced, CannotAdd, Founding, GroupAccepted, GroupCreated, GroupReset, NewGroup, Proposed,
+    },
 };
 
 use crate::support::{
@@ -77,7 +79,8 @@ async fn a_reset_ends_every_window_and_founds_the_group_anew(engine: Engine) {
 
 async fn a_reset_that_comes_again_is_answered_as_before(engine: Engine) {
     let alice = engine.mls_newcomer().await;
-    let group = engine.filled(&alice, &[]).await;
+    let founding = mls::filled(&alice, Vec::new());
+    let group = engine.created(founding.clone()).await.group_id;
     let new = anew(group, mls::group(&alice));
     let GroupReset::Reset(after, position) = reset(&engine, &new, 0).await else { panic!("it is its owner") };
     let before = engine.tables().await;
@@ -86,6 +89,8 @@ async fn a_reset_that_comes_again_is_answered_as_before(engine: Engine) {
     engine.say(group, &alice).await;
     let GroupReset::Repeated(now, again) = reset(&engine, &new, 0).await else { panic!("it is a repeat") };
     assert_eq!((now.head, again), (after.head.next(), position));
+    assert_eq!(engine.try_create(founding).await, GroupCreated::Repeated(now), "it was made by that one");
+    assert_eq!(engine.try_create(new).await, GroupCreated::Exists, "and not by this one");
 }
 
 async fn only_the_owner_resets_a_group_as_it_knows_it(engine: Engine) {
@@ -94,10 +99,12 @@ async fn only_the_owner_resets_a_group_as_it_knows_it(engine: Engine) {
     let laptop = engine.mls_link(&alice, "laptop").await;
     let group = engine.filled(&alice, &[&bob]).await;
     engine.store.set_role(group, &alice, bob.user_id, Role::Admin).await.unwrap();
+    let roster = anew(engine.roster(&alice, &[]).await, mls::group(&alice));
     let before = engine.tables().await;
     assert_eq!(reset(&engine, &anew(group, mls::group(&bob)), 0).await, GroupReset::NotAllowed);
     assert_eq!(reset(&engine, &anew(group, mls::group(&stranger)), 0).await, GroupReset::NotMember);
     assert_eq!(reset(&engine, &mls::group(&alice), 0).await, GroupReset::NotMember, "there is none");
+    assert_eq!(reset(&engine, &roster, 0).await, GroupReset::NotMember, "it is no MLS group");
     let new = anew(group, mls::group(&alice));
     for other in [-1, 1, 2] {
         assert_eq!(reset(&engine, &new, other).await, GroupReset::Changed);
@@ -173,11 +180,10 @@ async fn what_belonged_to_the_former_generation_is_gone(engine: Engine) {
     assert!(stored.commit_of(group, 1, Epoch(0)).await.unwrap().is_some());
 
     let before = engine.tables().await;
-    let refused = engine.try_advance(late.clone()).await;
-    assert!(matches!(refused, Advanced::Stale(Epoch(1)) | Advanced::Changed), "{refused:?}");
-    let same_epoch = Advance { epoch: Epoch(1), ..late };
-    let refused = engine.try_advance(same_epoch).await;
-    assert!(matches!(refused, Advanced::Stale(Epoch(1)) | Advanced::Changed), "{refused:?}");
+    let same_number = Advance { epoch: Epoch(1), ..late.clone() };
+    for late in [late, same_number] {
+        assert_eq!(engine.try_advance(late).await, Advanced::Stale(Epoch(1)), "it is another generation's");
+    }
     let proposals = restante::store::NewProposals {
         group_id: group,
         by: bob.clone(),

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use restante::{
     domain::{Caller, EntryKind, Epoch, GroupId, Position, Role, UserId},
-    store::{CannotAdd, Registered, Revival, RosterChange, RosterChanged},
+    store::{CannotAdd, LOG_LIFE, Registered, Revival, RosterChange, RosterChanged},
 };
 
 use crate::support::{
@@ -112,6 +112,9 @@ async fn who_is_in_the_group_already_is_skipped(engine: Engine) {
         assert_eq!(engine.changed(group, &alice, nothing, &[]).await, first, "the last change");
     }
     engine.assert_unchanged(&before, "nothing to change").await;
+    engine.advance(2 * LOG_LIFE);
+    engine.expire_all().await;
+    assert_eq!(engine.changed(group, &alice, &[&carol], &[]).await, first, "although its entry is forgotten");
 }
 
 async fn a_change_is_made_whole_or_not_at_all(engine: Engine) {

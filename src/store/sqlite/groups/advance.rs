@@ -34,11 +34,11 @@ pub(super) async fn advance(
         return refused(Advanced::NotMember);
     }
     let group = &kept.group;
-    let is_external = advance.external.is_some();
-    if group.epoch != advance.epoch || group.rolled_back && !is_external {
+    let is_left_behind = group.rolled_back && advance.external.is_none();
+    if (group.generation, group.epoch) != (advance.generation, advance.epoch) || is_left_behind {
         return refused(Advanced::Stale(group.epoch));
     }
-    if (group.generation, kept.version) != (advance.generation, advance.version) {
+    if kept.version != advance.version {
         return refused(Advanced::Changed);
     }
     if let Err(refusal) = admitted(tx, &advance, &context).await? {
@@ -73,8 +73,8 @@ async fn admitted(
     if added == 0 {
         return Ok(Ok(()));
     }
-    let leaves = members::count_leaves(tx, advance.group_id).await? + added;
-    if let Err(full) = admit::fits(leaves.saturating_sub(advance.removed.len()), limits) {
+    let leaves = members::count_leaves(tx, advance.group_id, &advance.removed).await? + added;
+    if let Err(full) = admit::fits(leaves, limits) {
         return Ok(Err(full));
     }
     if let Err(refusal) = admit::joiners(tx, by, &advance.joiners, limits).await? {
@@ -119,21 +119,19 @@ async fn write(
     members::follow_leaves(tx, *group_id, now).await?;
     admit::use_up(tx, joiners).await?;
     let oldest = oldest_epoch(group.oldest_epoch, epoch, !removed.is_empty(), context.limits.past_epochs);
-    let rolled_back = group.rolled_back && advance.external.is_none();
-    move_on(tx, &Group { epoch, oldest_epoch: oldest, head: position, rolled_back, ..group.clone() }).await?;
+    move_on(tx, &Group { epoch, oldest_epoch: oldest, head: position, ..group.clone() }).await?;
     let items = windows::open(tx, by, &openings(advance, epoch, position), now).await?;
     Ok((epoch, position, Emitted { items, entries: vec![entry] }))
 }
 
 async fn move_on(tx: &mut SqliteConnection, group: &Group) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE groups SET epoch = ?, oldest_epoch = ?, head = ?, rolled_back = ?, version = version + 1 \
+        "UPDATE groups SET epoch = ?, oldest_epoch = ?, head = ?, rolled_back = 0, version = version + 1 \
          WHERE group_id = ?",
     )
     .bind(group.epoch.0)
     .bind(group.oldest_epoch.0)
     .bind(group.head.0)
-    .bind(group.rolled_back)
     .bind(group.group_id.uuid())
     .execute(tx)
     .await?;

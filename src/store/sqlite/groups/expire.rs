@@ -73,8 +73,13 @@ async fn trim(tx: &mut SqliteConnection, groups: String) -> Result<(), sqlx::Err
 }
 
 /// What is forgotten once it has ended, and the moment before which it must have.
-pub(in super::super) fn ended(now: Timestamp) -> [(&'static str, Timestamp); 4] {
+pub(in super::super) fn ended(now: Timestamp) -> [(&'static str, Timestamp); 5] {
     [
+        (
+            "UPDATE key_packages SET body = NULL WHERE package_no IN (SELECT package_no FROM key_packages \
+             WHERE not_after <= ? AND body IS NOT NULL ORDER BY not_after LIMIT ?)",
+            now,
+        ),
         (
             "DELETE FROM group_trees WHERE rowid IN (SELECT t.rowid FROM group_trees t \
              JOIN groups g ON g.group_id = t.group_id \
@@ -102,8 +107,10 @@ pub(in super::super) fn ended(now: Timestamp) -> [(&'static str, Timestamp); 4] 
 
 /// After a restore: positions go on beyond any that may have been given, and MLS groups may be behind their members.
 pub(in super::super) async fn roll_back(tx: &mut SqliteConnection, jump: Jump) -> Result<(), sqlx::Error> {
+    // The tail of an empty log stays behind its head.
     sqlx::query(
-        "UPDATE groups SET head = max(head + ?, ?), rolled_back = handshake <> 2, version = version + 1",
+        "UPDATE groups SET head = max(head + ?1, ?2), version = max(version + ?1, ?2), \
+         tail = CASE WHEN tail > head THEN max(head + ?1, ?2) + 1 ELSE tail END, rolled_back = handshake <> 2",
     )
     .bind(jump.by)
     .bind(jump.floor)

@@ -9,8 +9,7 @@ use super::{
     super::{Context, Emitted},
     admit, epochs,
     log::{self, Entered},
-    members,
-    rows::{self as columns, Kept},
+    members, rows as columns,
     windows::{self, Opening},
 };
 use crate::{
@@ -27,7 +26,7 @@ pub(super) async fn create(
 ) -> Result<(GroupCreated, Emitted), sqlx::Error> {
     let refused = |outcome| Ok((outcome, Emitted::default()));
     if let Some(kept) = columns::find(tx, new.group_id).await? {
-        let same = (kept.founder, kept.founding) == (new.by.device_no, new.digest);
+        let same = kept.founding == (new.by.device_no, new.digest);
         return refused(if same { GroupCreated::Repeated(kept.group) } else { GroupCreated::Exists });
     }
     if is_conversation(tx, new.group_id).await? {
@@ -211,17 +210,16 @@ pub(super) async fn reset(
     context: Context,
 ) -> Result<(GroupReset, Emitted), sqlx::Error> {
     let refused = |outcome| Ok((outcome, Emitted::default()));
-    let Some(kept) = columns::find(tx, new.group_id).await?.filter(Kept::is_mls) else {
+    let Some(kept) = columns::find(tx, new.group_id).await? else { return refused(GroupReset::NotMember) };
+    let Some(role) = columns::role_of(tx, new.group_id, new.by.user_id).await? else {
         return refused(GroupReset::NotMember);
     };
-    let same = (kept.founder, kept.founding) == (new.by.device_no, new.digest);
+    let same = kept.reset == Some((new.by.device_no, new.digest));
     if same && kept.group.generation == generation + 1 {
         return refused(GroupReset::Repeated(kept.group, kept.reset_at));
     }
-    match columns::role_of(tx, new.group_id, new.by.user_id).await? {
-        Some(Role::Owner) => {}
-        Some(Role::Admin | Role::Member) => return refused(GroupReset::NotAllowed),
-        None => return refused(GroupReset::NotMember),
+    if role != Role::Owner || !kept.is_mls() {
+        return refused(GroupReset::NotAllowed);
     }
     let is_weaker = new.handshake as i64 > kept.group.handshake as i64;
     if kept.group.generation != generation || is_weaker {
@@ -295,7 +293,7 @@ async fn renew(
     .await?;
     sqlx::query(
         "UPDATE group_profiles SET name = coalesce(?, name), description = coalesce(?, description), \
-         founder_no = ?, founding = ?, reset_at = ? WHERE group_id = ?",
+         reset_by = ?, reset_digest = ?, reset_at = ? WHERE group_id = ?",
     )
     .bind(new.name.as_deref())
     .bind(new.description.as_deref())

@@ -26,7 +26,8 @@ pub(super) async fn make(
         return Ok(Allowed::TooMany);
     }
     sqlx::query(
-        "INSERT INTO group_invites (group_id, invite_id, token_hash, created_at, expires_at) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO group_invites (group_id, invite_id, token_hash, created_at, expires_at) VALUES (?, ?, ?, ?, ?) \
+         ON CONFLICT DO NOTHING",
     )
     .bind(group.uuid())
     .bind(invite.invite_id.uuid())

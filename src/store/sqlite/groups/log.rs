@@ -97,6 +97,7 @@ pub(super) async fn page(
     bytes: usize,
     now: Timestamp,
 ) -> Result<LogPage, sqlx::Error> {
+    let limit = limit.max(1);
     let (head, oldest) = ends(conn, group).await?;
     let mut found = sqlx::query(
         "SELECT l.group_id, l.position, l.kind, l.message_id, l.sender_id, d.device_id, l.epoch, \
@@ -108,21 +109,21 @@ pub(super) async fn page(
     .bind(group.uuid())
     .bind(after.0)
     .bind(now.millis())
-    .bind(i64::from(limit))
+    .bind(i64::from(limit) + 1)
     .try_map(|row: SqliteRow| columns::entry(&row))
     .fetch(conn);
-    let (mut entries, mut weight) = (Vec::new(), 0);
-    let mut cut = false;
+    let mut page = LogPage { entries: Vec::new(), more: false, head, oldest };
+    let mut weight = 0;
     while let Some(entry) = found.try_next().await? {
-        weight += entry.weight();
-        cut = weight > bytes && !entries.is_empty();
-        if cut {
+        // One entry more than asked for tells whether there are more.
+        page.more = page.entries.len() >= limit as usize || weight >= bytes.max(1);
+        if page.more {
             break;
         }
-        entries.push(entry);
+        weight += entry.weight();
+        page.entries.push(entry);
     }
-    let full = entries.len() == limit as usize && entries.last().is_none_or(|last| last.position < head);
-    Ok(LogPage { more: cut || full, entries, head, oldest })
+    Ok(page)
 }
 
 /// The last position that was given, and the first that is left.

@@ -76,12 +76,20 @@ pub(super) async fn set_role(
     Ok(())
 }
 
-/// How many leaves a group has.
-pub(super) async fn count_leaves(tx: &mut SqliteConnection, group: GroupId) -> Result<usize, sqlx::Error> {
-    let leaves: i64 = sqlx::query_scalar("SELECT count(*) FROM group_leaves WHERE group_id = ?")
-        .bind(group.uuid())
-        .fetch_one(tx)
-        .await?;
+/// How many leaves a group has without those of these devices.
+pub(super) async fn count_leaves(
+    tx: &mut SqliteConnection,
+    group: GroupId,
+    removed: &[DeviceNo],
+) -> Result<usize, sqlx::Error> {
+    let leaves: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM group_leaves \
+         WHERE group_id = ? AND device_no NOT IN (SELECT value FROM json_each(?))",
+    )
+    .bind(group.uuid())
+    .bind(rows::numbers(removed.iter().map(|device| device.0)))
+    .fetch_one(tx)
+    .await?;
     Ok(rows::count(leaves) as usize)
 }
 
@@ -144,21 +152,32 @@ pub(super) async fn follow_leaves(
     .bind(now.millis())
     .execute(&mut *tx)
     .await?;
-    let members = in_order(tx, group).await?;
-    if members.iter().any(|(_, role)| *role == Role::Owner) {
+    let has_owner: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM group_members WHERE group_id = ? AND role = 2)")
+            .bind(group.uuid())
+            .fetch_one(&mut *tx)
+            .await?;
+    if has_owner {
         return Ok(());
     }
-    match heir(members) {
+    match heir(in_order(tx, group).await?) {
         Some(heir) => set_role(tx, group, heir, Role::Owner).await,
         None => Ok(()),
     }
 }
 
-/// Where no active device of the owner stays in the group, hands its role to a user of whom one stays.
-pub(super) async fn hand_over_if_left(tx: &mut SqliteConnection, group: GroupId) -> Result<(), sqlx::Error> {
+/// Where the owner leaves with every leaf, hands its role to a user of whom one stays. `leaver`: who proposed to leave.
+pub(super) async fn hand_over_if_left(
+    tx: &mut SqliteConnection,
+    group: GroupId,
+    leaver: UserId,
+) -> Result<(), sqlx::Error> {
+    if columns::role_of(tx, group, leaver).await? != Some(Role::Owner) {
+        return Ok(());
+    }
     let staying = sqlx::query(
         "SELECT m.user_id, m.role FROM group_members m WHERE m.group_id = ?1 \
-         AND EXISTS (SELECT 1 FROM group_leaves l JOIN mailboxes b ON b.device_no = l.device_no \
+         AND EXISTS (SELECT 1 FROM group_leaves l \
                      WHERE l.group_id = ?1 AND l.user_id = m.user_id AND NOT l.leaving) ORDER BY m.joined",
     )
     .bind(group.uuid())
@@ -169,10 +188,7 @@ pub(super) async fn hand_over_if_left(tx: &mut SqliteConnection, group: GroupId)
         return Ok(());
     }
     let Some(heir) = heir(staying) else { return Ok(()) };
-    sqlx::query("UPDATE group_members SET role = 0 WHERE group_id = ? AND role = 2")
-        .bind(group.uuid())
-        .execute(&mut *tx)
-        .await?;
+    set_role(tx, group, leaver, Role::Member).await?;
     set_role(tx, group, heir, Role::Owner).await
 }
 

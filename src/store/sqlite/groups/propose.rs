@@ -63,7 +63,7 @@ pub(super) async fn propose(
         .execute(&mut *tx)
         .await?;
     if new.proposals.iter().any(|proposal| proposal.leaves) {
-        members::hand_over_if_left(tx, new.group_id).await?;
+        members::hand_over_if_left(tx, new.group_id, new.by.user_id).await?;
     }
     Ok((Proposed::Accepted(group.epoch, head), emitted))
 }

@@ -6,8 +6,7 @@ use super::{
     super::{Context, Emitted, rows},
     admit,
     log::{self, Entered},
-    members,
-    rows::{self as columns},
+    members, rows as columns,
     windows::{self, Opening},
 };
 use crate::{
@@ -38,8 +37,7 @@ pub(super) async fn change(
         Err(refusal) => return refused(refusal),
     };
     if plan.is_empty() {
-        let last = last_change(tx, change.group_id).await?;
-        return refused(RosterChanged::Changed(kept.group.epoch, last));
+        return refused(RosterChanged::Changed(kept.group.epoch, kept.changed_at));
     }
     let after = members.len() + plan.added.len() - plan.removed.len();
     if let (false, Err(full)) = (plan.added.is_empty(), admit::fits(after, &context.limits)) {
@@ -54,18 +52,6 @@ pub(super) async fn change(
     }
     let (epoch, position, emitted) = write(tx, &change.by, &kept.group, &plan, &devices, &context).await?;
     Ok((RosterChanged::Changed(epoch, position), emitted))
-}
-
-/// The place of the last change's entry, while it is kept.
-async fn last_change(tx: &mut SqliteConnection, group: GroupId) -> Result<Position, sqlx::Error> {
-    let last: Option<i64> = sqlx::query_scalar(
-        "SELECT position FROM group_log WHERE group_id = ? AND kind = ? ORDER BY position DESC LIMIT 1",
-    )
-    .bind(group.uuid())
-    .bind(EntryKind::Membership as i64)
-    .fetch_optional(tx)
-    .await?;
-    Ok(last.map_or(Position::START, Position))
 }
 
 async fn write(
@@ -96,16 +82,33 @@ async fn write(
     if let Some(heir) = plan.heir {
         members::set_role(tx, id, heir, Role::Owner).await?;
     }
-    sqlx::query("UPDATE groups SET epoch = ?, head = ?, version = version + 1 WHERE group_id = ?")
-        .bind(epoch.0)
-        .bind(position.0)
-        .bind(id.uuid())
-        .execute(&mut *tx)
-        .await?;
+    move_on(tx, id, epoch, position).await?;
     let window = |&device: &DeviceNo| Opening { device, group: id, after: position, epoch, welcome: None };
     let openings: Vec<_> = devices.iter().map(window).collect();
     let items = windows::open(tx, by, &openings, now).await?;
     Ok((epoch, position, Emitted { items, entries: vec![entry] }))
+}
+
+async fn move_on(
+    tx: &mut SqliteConnection,
+    group: GroupId,
+    epoch: Epoch,
+    position: Position,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE groups SET epoch = ?1, oldest_epoch = ?1, head = ?2, version = version + 1 WHERE group_id = ?3",
+    )
+    .bind(epoch.0)
+    .bind(position.0)
+    .bind(group.uuid())
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("UPDATE group_profiles SET changed_at = ? WHERE group_id = ?")
+        .bind(position.0)
+        .bind(group.uuid())
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 /// The devices of these users that have a window of the group.
@@ -166,7 +169,7 @@ pub(in super::super) async fn leave_all(
     sqlx::query(
         "UPDATE groups SET version = version + 1 WHERE group_id IN \
          (SELECT group_id FROM group_leaves WHERE device_no = ?1 UNION \
-          SELECT group_id FROM group_windows WHERE device_no = ?1 AND closed_at IS NULL)",
+          SELECT group_id FROM group_windows WHERE device_no = ?1)",
     )
     .bind(device.0)
     .execute(&mut *tx)

@@ -101,12 +101,14 @@ pub(super) struct Kept {
     pub(super) group: Group,
     /// See [`crate::store::Standing::version`].
     pub(super) version: i64,
-    /// The device that made this generation.
-    pub(super) founder: DeviceNo,
-    /// The digest of the request that made this generation.
-    pub(super) founding: [u8; 32],
+    /// The device that made the group, and the digest of its request.
+    pub(super) founding: (DeviceNo, [u8; 32]),
+    /// The device that made this generation, and the digest of its request; none for the first.
+    pub(super) reset: Option<(DeviceNo, [u8; 32])>,
     /// The position of the entry that began this generation; 0 for the first.
     pub(super) reset_at: Position,
+    /// The position of the last membership entry; 0 when there was none.
+    pub(super) changed_at: Position,
 }
 
 impl Kept {
@@ -120,21 +122,29 @@ impl Kept {
 }
 
 pub(super) async fn find(conn: &mut SqliteConnection, group_id: GroupId) -> Read<Option<Kept>> {
-    const FIND: &str =
-        select_group!(", g.version, p.founder_no, p.founding, p.reset_at", "WHERE g.group_id = ?");
+    const FIND: &str = select_group!(
+        ", g.version, p.founder_no, p.founding, p.reset_by, p.reset_digest, p.reset_at, p.changed_at",
+        "WHERE g.group_id = ?"
+    );
     sqlx::query(FIND)
         .bind(group_id.uuid())
         .try_map(|row: SqliteRow| {
             Ok(Kept {
                 group: group(&row)?,
                 version: row.try_get("version")?,
-                founder: rows::device_no(&row, "founder_no")?,
-                founding: rows::digest(row.try_get("founding")?)?,
+                founding: (rows::device_no(&row, "founder_no")?, rows::digest(row.try_get("founding")?)?),
+                reset: reset(&row)?,
                 reset_at: rows::position(&row, "reset_at")?,
+                changed_at: rows::position(&row, "changed_at")?,
             })
         })
         .fetch_optional(conn)
         .await
+}
+
+fn reset(row: &SqliteRow) -> Read<Option<(DeviceNo, [u8; 32])>> {
+    let Some(digest) = row.try_get::<Option<&[u8]>, _>("reset_digest")? else { return Ok(None) };
+    Ok(Some((rows::device_no(row, "reset_by")?, rows::digest(digest)?)))
 }
 
 /// A group as an act left it.
