@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa_actix_web::AppExt;
 
 mod backup;
+mod figures;
 mod parts;
 mod secrets;
 
@@ -85,6 +86,7 @@ fn reason(error: &StoreError) -> String {
 /// A running relay.
 pub struct Relay {
     addresses: Vec<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
     engines: String,
     health: web::Data<Health>,
     floor: web::Data<SocketFloor>,
@@ -125,6 +127,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     jobs.spawn(Arc::clone(&switchboard).tidy(stop_jobs.clone()));
     jobs.spawn(jobs::reconcile(Arc::clone(&store), Arc::clone(&switchboard), stop_jobs.clone()));
     jobs.spawn(jobs::follow_revocations(Arc::clone(&authority), Arc::clone(&switchboard), stop_jobs.clone()));
+    jobs.spawn(jobs::keep_figures(stop_jobs.clone()));
     jobs.spawn(jobs::expire(Arc::clone(&store), Arc::clone(&clock), stop_jobs.clone()));
 
     if let Some(admissions) = admissions.clone() {
@@ -135,8 +138,9 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     let parts = Parts::new(&config, &ground, &stop_sockets);
     let (health, floor) = (parts.health.clone(), parts.floor.clone());
     let patience = config.shutdown_timeout;
-    let listening = listen(config, parts);
-    let (server, addresses) = match listening {
+    let figures = config.metrics_address.map(figures::bind).transpose();
+    let listening = figures.and_then(|figures| Ok((figures, listen(config, parts)?)));
+    let (figures, (server, addresses)) = match listening {
         Ok(listening) => listening,
         Err(error) => {
             stop_jobs.cancel();
@@ -145,8 +149,13 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
         }
     };
     let handle = server.handle();
+    let metrics_address = figures.map(|(listener, address)| {
+        jobs.spawn(figures::serve(listener, health.clone(), stop_jobs.clone()));
+        address
+    });
     Ok(Relay {
         addresses,
+        metrics_address,
         engines: format!("store: {store_name}, hot state: {engine_name}"),
         health,
         floor,
@@ -164,6 +173,12 @@ impl Relay {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.addresses.first().copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// Where it tells its figures, if it does.
+    #[must_use]
+    pub const fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Which engines it runs on, in words.

@@ -5,6 +5,7 @@
 //! about what exists; a failed act is counted and forgotten, because the store and the reconciler make up for it.
 
 mod budgets;
+mod counted;
 mod ledger;
 pub mod local;
 pub mod redis;
@@ -21,7 +22,7 @@ use crate::domain::{
 };
 
 pub use budgets::Budgets;
-pub use switchboard::{End, Line, Seat, Sessions, Signal, Switchboard};
+pub use switchboard::{End, Line, Overlooked, Seat, Sessions, Signal, Switchboard};
 
 /// Hot state could not be reached, or answered nonsense.
 #[derive(Debug, thiserror::Error)]

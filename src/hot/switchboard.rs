@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,8 +13,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Doorbell, Event, Hot};
-use crate::domain::{Batch, Delivery, DeviceNo, Position, SessionId};
+use super::{Doorbell, Event, Hot, counted::Counted};
+use crate::{
+    domain::{Batch, Delivery, DeviceNo, Position, SessionId},
+    metrics,
+};
 
 /// Events that may wait for a session. Past them durable ones become "read the store" and live-only ones are dropped.
 const WAITING_EVENTS: usize = 64;
@@ -52,6 +55,10 @@ pub struct Line {
     session: Uuid,
     opened: Instant,
     seen: AtomicI64,
+    /// How far the session knows its mailbox to reach, because it read so.
+    read: AtomicI64,
+    /// How far hot delivery has told.
+    told: AtomicI64,
     state: Mutex<LineState>,
     stirred: Notify,
 }
@@ -67,8 +74,15 @@ struct LineState {
 
 impl Line {
     fn new(session: Uuid) -> Self {
-        let state = Mutex::default();
-        Self { session, opened: Instant::now(), seen: AtomicI64::new(0), state, stirred: Notify::new() }
+        Self {
+            session,
+            opened: Instant::now(),
+            seen: AtomicI64::new(0),
+            read: AtomicI64::new(0),
+            told: AtomicI64::new(0),
+            state: Mutex::default(),
+            stirred: Notify::new(),
+        }
     }
 
     /// Waits for the next signal: an end first, then events in order, then "read the store". Nothing is lost when the
@@ -82,9 +96,10 @@ impl Line {
         }
     }
 
-    /// Tells the reconciler up to where the session has written.
-    pub fn set_seen(&self, position: Position) {
-        self.seen.store(position.0, Ordering::Relaxed);
+    /// Tells the reconciler up to where the session has written, and how far it knows its mailbox to reach.
+    pub fn set_place(&self, seen: Position, read: Position) {
+        self.seen.store(seen.0, Ordering::Relaxed);
+        self.read.store(read.0, Ordering::Relaxed);
     }
 
     /// Notes whose tokens the socket lives by from now on.
@@ -104,6 +119,9 @@ impl Line {
     }
 
     fn put(&self, event: Event) {
+        if let Event::Item(position, _) | Event::Wake(position) = &event {
+            self.told.fetch_max(position.0, Ordering::Relaxed);
+        }
         let mut state = lock(&self.state);
         match event {
             Event::Deactivated => state.end = Some(End::Deactivated),
@@ -112,7 +130,7 @@ impl Line {
             }
             Event::Replaced(by) if self.yields_to(by) => state.end = state.end.or(Some(End::Replaced)),
             Event::LoggedOut(_) | Event::Replaced(_) => return,
-            Event::Wake(position) => state.behind |= position.0 > self.seen.load(Ordering::Relaxed),
+            Event::Wake(position) => state.behind |= self.is_behind(position),
             event @ Event::Item(..) if state.events.len() >= WAITING_EVENTS => {
                 drop(event);
                 state.behind = true;
@@ -128,6 +146,10 @@ impl Line {
     fn fall_behind(&self) {
         lock(&self.state).behind = true;
         self.stirred.notify_one();
+    }
+
+    fn is_behind(&self, head: Position) -> bool {
+        head.0 > self.seen.load(Ordering::Relaxed)
     }
 
     fn yields_to(&self, by: Uuid) -> bool {
@@ -172,6 +194,7 @@ pub struct Switchboard {
 impl Switchboard {
     /// A switchboard over an engine whose doorbell is `sessions`.
     pub fn new(sessions: Arc<Sessions>, engine: Arc<dyn Hot>) -> Arc<Self> {
+        let engine = Counted::over(engine);
         Arc::new(Self { sessions, engine, left: Mutex::default(), someone_left: Notify::new() })
     }
 
@@ -240,9 +263,14 @@ impl Switchboard {
         seats.iter().map(|(device, line)| (*device, Position(line.seen.load(Ordering::Relaxed)))).collect()
     }
 
-    /// Tells a session of this process that its mailbox reaches up to here.
-    pub fn wake(&self, device: DeviceNo, head: Position) {
-        self.sessions.ring(device, Event::Wake(head));
+    /// Tells a session of this process that its mailbox reaches up to here. Given back when nothing has told it so before.
+    pub fn wake(&self, device: DeviceNo, head: Position) -> Option<Overlooked> {
+        let line = self.sessions.line(device)?;
+        if line.is_behind(head) {
+            line.fall_behind();
+        }
+        let known = line.read.load(Ordering::Relaxed).max(line.told.load(Ordering::Relaxed));
+        (known < head.0).then(|| Overlooked { line: Arc::downgrade(&line), head })
     }
 
     /// Ends the session of a deactivated device, if it is connected here.
@@ -275,6 +303,7 @@ impl Switchboard {
             batch.deliveries.retain(|delivery| !self.ring(delivery));
             if !batch.deliveries.is_empty() && away.try_send(batch).is_err() {
                 tracing::debug!("hot state does not keep up; a batch is left to the reconciler");
+                metrics::hot_skipped();
             }
         }
         drop(away);
@@ -319,6 +348,20 @@ async fn deliver_away(engine: Arc<dyn Hot>, mut waiting: mpsc::Receiver<Batch>) 
         if let Err(error) = engine.deliver(&batch.deliveries).await {
             tracing::debug!(error = %error.0, "a batch is left to the reconciler");
         }
+    }
+}
+
+/// An item that the reconciler saw before hot delivery told its session: lost, or only on its way.
+pub struct Overlooked {
+    line: Weak<Line>,
+    head: Position,
+}
+
+impl Overlooked {
+    /// Whether hot delivery has not told the session to this day.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.line.upgrade().is_some_and(|line| line.told.load(Ordering::Relaxed) < self.head.0)
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     frames::Format,
     inbox::Inbox,
     outbox::{Writing, outbox},
-    session::{Session, Sockets, start},
+    session::{Session, Sockets, count_from_zero, start},
 };
 use crate::{
     auth::{Authority, Identity},
@@ -191,6 +191,7 @@ impl SocketFloor {
         config: &Config,
         stop: CancellationToken,
     ) -> Self {
+        count_from_zero();
         let (times, in_flight) = (config.socket, config.limits.in_flight);
         let sockets = Sockets { queue, messages, authority, times, in_flight, stop };
         Self { sockets: Arc::new(sockets), running: TaskTracker::new() }

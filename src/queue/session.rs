@@ -131,6 +131,7 @@ impl Session {
             }
         };
         drop(seat);
+        goodbye.count(1);
         if matches!(goodbye, Goodbye::GoingAway) {
             while let Some(answer) = self.answers.next().await {
                 self.write_all(answer.as_ref());
@@ -246,7 +247,7 @@ impl Session {
         }
         self.tell_drained();
         self.cursor.let_go();
-        seat.line().set_seen(self.cursor.seen());
+        seat.line().set_place(self.cursor.seen(), self.cursor.head());
     }
 
     fn tell_drained(&mut self) {
@@ -339,6 +340,11 @@ impl Session {
             tracing::error!("a frame could not be written");
         }
     }
+}
+
+/// Lets it be known which endings of sockets are counted.
+pub(super) fn count_from_zero() {
+    Goodbye::count_from_zero();
 }
 
 /// Starts a session on this thread.

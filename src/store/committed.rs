@@ -2,7 +2,10 @@
 
 use tokio::sync::mpsc;
 
-use crate::domain::{Batch, Budget, Delivery};
+use crate::{
+    domain::{Batch, Budget, Delivery},
+    metrics,
+};
 
 /// Where an engine puts what it has committed, batch by batch in commit order, for hot delivery. Bounded in batches and
 /// in bytes: past that a batch is dropped from hot delivery, and the reconciler delivers it.
@@ -28,6 +31,7 @@ impl Committed {
         let handed = self.budget.batch(deliveries).is_some_and(|batch| self.batches.try_send(batch).is_ok());
         if !handed {
             tracing::debug!("hot delivery does not keep up; a committed batch is left to the reconciler");
+            metrics::hot_skipped();
         }
     }
 }

@@ -19,6 +19,7 @@ mod harness;
 mod hot;
 mod keys;
 mod messages;
+mod metrics;
 mod open_mode;
 mod races;
 mod restore;

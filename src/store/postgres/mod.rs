@@ -103,8 +103,8 @@ impl PostgresStore {
         let lanes = [Arc::new(LaneConnection::new(url)?), Arc::new(LaneConnection::new(url)?)];
         let [connection, for_acks] = lanes.clone();
         let accept = Accept { connection, limits, committed: committed.clone(), clock };
-        let sends = Lane::start(BOUNDS, accept);
-        let acks = Lane::start(BOUNDS, Ack { connection: for_acks });
+        let sends = Lane::start("sends", BOUNDS, accept);
+        let acks = Lane::start("acks", BOUNDS, Ack { connection: for_acks });
         Ok(Self { pseudonyms, pool, watch, lanes, limits, committed, sends, acks })
     }
 

@@ -95,8 +95,8 @@ impl SqliteStore {
             folder,
             limits,
             committed,
-            sends: Lane::start(SENDS, acceptance),
-            acks: Lane::start(ACKS, Acking { writer }),
+            sends: Lane::start("sends", SENDS, acceptance),
+            acks: Lane::start("acks", ACKS, Acking { writer }),
         })
     }
 
