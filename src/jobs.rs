@@ -35,7 +35,7 @@ pub async fn reconcile(store: Arc<dyn Store>, switchboard: Arc<Switchboard>, sto
     let overlooked = Mutex::new(Vec::<Overlooked>::new());
     every(RECONCILE_EVERY, stop, "mailbox heads could not be read", async || {
         let last = std::mem::take(&mut *overlooked.lock().unwrap_or_else(PoisonError::into_inner));
-        metrics::reconciler_found(last.iter().filter(|it| it.is_lost()).count());
+        metrics::reconciler_found(last.iter().filter(|it| switchboard.missed(it)).count());
         let mut behind = Vec::new();
         let watched = switchboard.watched();
         let devices: Vec<_> = watched.iter().map(|(device, _)| *device).collect();

@@ -58,6 +58,19 @@ const HEAVY: usize = 64 * 1024;
 const QUEUE_LENGTH: usize = 1_000;
 
 impl Event {
+    /// Roughly how many bytes the event holds, for bounds.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Item(_, item) | Self::Fleeting(item) => item.weight(),
+            Self::Wake(_)
+            | Self::Receipt(_)
+            | Self::KeysLow(_)
+            | Self::Replaced(_)
+            | Self::Deactivated
+            | Self::LoggedOut(_) => 0,
+        }
+    }
+
     /// What a listening node is told of a committed item: the item, or a wake when it is heavy.
     fn about(delivery: &Delivery) -> Self {
         if delivery.item.weight() > HEAVY {

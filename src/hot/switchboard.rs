@@ -22,6 +22,9 @@ use crate::{
 /// Events that may wait for a session. Past them durable ones become "read the store" and live-only ones are dropped.
 const WAITING_EVENTS: usize = 64;
 
+/// Bytes that may wait for a session likewise; one event of any size always fits.
+const WAITING_BYTES: usize = 256 << 10;
+
 /// Batches that may wait for the hot engine. Past them a batch is left to the reconciler.
 const WAITING_BATCHES: usize = 64;
 
@@ -66,10 +69,19 @@ pub struct Line {
 #[derive(Default)]
 struct LineState {
     events: VecDeque<Event>,
+    /// Bytes in `events`.
+    weight: usize,
     behind: bool,
     end: Option<End>,
     /// Whose tokens the socket lives by; none in open mode.
     login: Option<SessionId>,
+}
+
+impl LineState {
+    fn is_full(&self, event: &Event) -> bool {
+        let too_heavy = !self.events.is_empty() && self.weight + event.weight() > WAITING_BYTES;
+        self.events.len() >= WAITING_EVENTS || too_heavy
+    }
 }
 
 impl Line {
@@ -113,6 +125,7 @@ impl Line {
             return Some(Signal::End(end));
         }
         if let Some(event) = state.events.pop_front() {
+            state.weight = state.weight.saturating_sub(event.weight());
             return Some(Signal::Event(event));
         }
         std::mem::take(&mut state.behind).then_some(Signal::Behind)
@@ -131,13 +144,13 @@ impl Line {
             Event::Replaced(by) if self.yields_to(by) => state.end = state.end.or(Some(End::Replaced)),
             Event::LoggedOut(_) | Event::Replaced(_) => return,
             Event::Wake(position) => state.behind |= self.is_behind(position),
-            event @ Event::Item(..) if state.events.len() >= WAITING_EVENTS => {
-                drop(event);
-                state.behind = true;
-            }
+            Event::Item(..) if state.is_full(&event) => state.behind = true,
             // Live only, and the session is not keeping up: the truth is in the history and in the statistics.
-            event if state.events.len() >= WAITING_EVENTS => drop(event),
-            event => state.events.push_back(event),
+            _ if state.is_full(&event) => {}
+            event => {
+                state.weight += event.weight();
+                state.events.push_back(event);
+            }
         }
         drop(state);
         self.stirred.notify_one();
@@ -187,15 +200,16 @@ impl Doorbell for Sessions {
 pub struct Switchboard {
     sessions: Arc<Sessions>,
     engine: Arc<dyn Hot>,
-    left: Mutex<HashSet<DeviceNo>>,
-    someone_left: Notify,
+    /// Devices whose subscription may be other than it has to be.
+    unsure: Mutex<HashSet<DeviceNo>>,
+    stirred: Notify,
 }
 
 impl Switchboard {
     /// A switchboard over an engine whose doorbell is `sessions`.
     pub fn new(sessions: Arc<Sessions>, engine: Arc<dyn Hot>) -> Arc<Self> {
         let engine = Counted::over(engine);
-        Arc::new(Self { sessions, engine, left: Mutex::default(), someone_left: Notify::new() })
+        Arc::new(Self { sessions, engine, unsure: Mutex::default(), stirred: Notify::new() })
     }
 
     /// The engine, for the offline queue.
@@ -270,7 +284,17 @@ impl Switchboard {
             line.fall_behind();
         }
         let known = line.read.load(Ordering::Relaxed).max(line.told.load(Ordering::Relaxed));
-        (known < head.0).then(|| Overlooked { line: Arc::downgrade(&line), head })
+        (known < head.0).then(|| Overlooked { device, line: Arc::downgrade(&line), head })
+    }
+
+    /// Whether nothing but the reconciler told a session of an item that it overlooked a round ago. Then its subscription is
+    /// made anew: it may be lost.
+    pub fn missed(&self, overlooked: &Overlooked) -> bool {
+        let lost = overlooked.is_lost();
+        if lost {
+            self.doubt(overlooked.device);
+        }
+        lost
     }
 
     /// Ends the session of a deactivated device, if it is connected here.
@@ -316,22 +340,29 @@ impl Switchboard {
         self.sessions.ring(delivery.device_no, Event::Item(delivery.position, Arc::clone(&delivery.item)))
     }
 
-    /// Ends subscriptions that nobody needs any more, until stopped.
+    /// Makes sure of a device's subscription, in its time.
+    fn doubt(&self, device: DeviceNo) {
+        lock(&self.unsure).insert(device);
+        self.stirred.notify_one();
+    }
+
+    /// Ends subscriptions that nobody needs any more and makes those anew that were lost, until stopped.
     pub async fn tidy(self: Arc<Self>, stop: CancellationToken) {
-        while stop.run_until_cancelled(self.someone_left.notified()).await.is_some() {
-            let left: Vec<_> = lock(&self.left).drain().collect();
-            for device in left {
-                self.unsubscribe(device).await;
+        while stop.run_until_cancelled(self.stirred.notified()).await.is_some() {
+            let unsure: Vec<_> = lock(&self.unsure).drain().collect();
+            for device in unsure {
+                self.settle(device).await;
             }
         }
     }
 
-    async fn unsubscribe(&self, device: DeviceNo) {
-        if self.sessions.line(device).is_some() {
-            return;
-        }
-        if let Err(error) = self.engine.unsubscribe(device).await {
+    async fn settle(&self, device: DeviceNo) {
+        if self.sessions.line(device).is_none()
+            && let Err(error) = self.engine.unsubscribe(device).await
+        {
             tracing::debug!(error = %error.0, "a subscription could not be ended");
+            // With the next one, and not at once: the engine is not well.
+            lock(&self.unsure).insert(device);
         }
         // A session that was seated meanwhile may have lost its subscription to the line above.
         if let Some(line) = self.sessions.line(device) {
@@ -353,14 +384,14 @@ async fn deliver_away(engine: Arc<dyn Hot>, mut waiting: mpsc::Receiver<Batch>) 
 
 /// An item that the reconciler saw before hot delivery told its session: lost, or only on its way.
 pub struct Overlooked {
+    device: DeviceNo,
     line: Weak<Line>,
     head: Position,
 }
 
 impl Overlooked {
     /// Whether hot delivery has not told the session to this day.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
+    fn is_lost(&self) -> bool {
         self.line.upgrade().is_some_and(|line| line.told.load(Ordering::Relaxed) < self.head.0)
     }
 }
@@ -386,8 +417,7 @@ impl Drop for Seat {
         if seats.get(&self.device).is_some_and(|line| Arc::ptr_eq(line, &self.line)) {
             seats.remove(&self.device);
             drop(seats);
-            lock(&self.switchboard.left).insert(self.device);
-            self.switchboard.someone_left.notify_one();
+            self.switchboard.doubt(self.device);
         }
     }
 }
