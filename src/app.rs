@@ -53,6 +53,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an idle HTTP connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// Bytes that the kernel keeps for a peer that does not read (it doubles the figure for its own overhead). Left to itself
+/// it keeps megabytes, which a session does not see and nobody bounds.
+const SEND_BUFFER: usize = 256 << 10;
+
 /// Why the relay did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -301,10 +305,14 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
         .tcp_nodelay(true)
         .disable_signals()
         .on_connect(move |connection, _| {
-            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>()
-                && let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(stalled))
-            {
-                tracing::debug!(%error, "a connection keeps the system's own timeout");
+            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+                let socket = socket2::SockRef::from(stream);
+                let bound = socket
+                    .set_tcp_user_timeout(Some(stalled))
+                    .and_then(|()| socket.set_send_buffer_size(SEND_BUFFER));
+                if let Err(error) = bound {
+                    tracing::debug!(%error, "a connection keeps the system's own bounds");
+                }
             }
         })
         .bind(address)
