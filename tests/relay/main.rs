@@ -9,6 +9,7 @@
 
 mod architecture;
 mod auth;
+mod back_pressure;
 mod bad_input;
 mod crash;
 mod devices;
