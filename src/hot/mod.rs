@@ -7,6 +7,7 @@
 mod budgets;
 mod counted;
 mod ledger;
+mod line;
 pub mod local;
 pub mod redis;
 mod switchboard;
@@ -22,7 +23,8 @@ use crate::domain::{
 };
 
 pub use budgets::Budgets;
-pub use switchboard::{End, Line, Overlooked, Seat, Sessions, Signal, Switchboard};
+pub use line::{End, Line, Overlooked, Signal};
+pub use switchboard::{Seat, Sessions, Switchboard};
 
 /// Hot state could not be reached, or answered nonsense.
 #[derive(Debug, thiserror::Error)]

@@ -1,174 +1,26 @@
 //! The sessions connected to this process, and the way from a commit to a device.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::{Duration, Instant},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Doorbell, Event, Hot, counted::Counted};
+use super::{
+    Doorbell, Event, Hot,
+    counted::Counted,
+    line::{End, Line, Overlooked},
+};
 use crate::{
     domain::{Batch, Delivery, DeviceNo, Position, SessionId},
     metrics,
 };
 
-/// Events that may wait for a session. Past them durable ones become "read the store" and live-only ones are dropped.
-const WAITING_EVENTS: usize = 64;
-
-/// Bytes that may wait for a session likewise; one event of any size always fits.
-const WAITING_BYTES: usize = 256 << 10;
-
 /// Batches that may wait for the hot engine. Past them a batch is left to the reconciler.
 const WAITING_BATCHES: usize = 64;
-
-/// Two sockets of one device that open within this time settle by session id which of them is the newer.
-const SAME_MOMENT: Duration = Duration::from_secs(5);
-
-/// Why a session has to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The device opened a newer socket.
-    Replaced,
-    /// The device was deactivated.
-    Deactivated,
-    /// The login whose tokens the socket lives by was ended.
-    LoggedOut,
-}
-
-/// What a session hears next.
-#[derive(Debug)]
-pub enum Signal {
-    /// The session has to end.
-    End(End),
-    /// Something to push.
-    Event(Event),
-    /// The mailbox may have more than was heard of; read the store.
-    Behind,
-}
-
-/// The line from everywhere to one session.
-pub struct Line {
-    session: Uuid,
-    opened: Instant,
-    seen: AtomicI64,
-    /// How far the session knows its mailbox to reach, because it read so.
-    read: AtomicI64,
-    /// How far hot delivery has told.
-    told: AtomicI64,
-    state: Mutex<LineState>,
-    stirred: Notify,
-}
-
-#[derive(Default)]
-struct LineState {
-    events: VecDeque<Event>,
-    /// Bytes in `events`.
-    weight: usize,
-    behind: bool,
-    end: Option<End>,
-    /// Whose tokens the socket lives by; none in open mode.
-    login: Option<SessionId>,
-}
-
-impl LineState {
-    fn is_full(&self, event: &Event) -> bool {
-        let too_heavy = !self.events.is_empty() && self.weight + event.weight() > WAITING_BYTES;
-        self.events.len() >= WAITING_EVENTS || too_heavy
-    }
-}
-
-impl Line {
-    fn new(session: Uuid) -> Self {
-        Self {
-            session,
-            opened: Instant::now(),
-            seen: AtomicI64::new(0),
-            read: AtomicI64::new(0),
-            told: AtomicI64::new(0),
-            state: Mutex::default(),
-            stirred: Notify::new(),
-        }
-    }
-
-    /// Waits for the next signal: an end first, then events in order, then "read the store". Nothing is lost when the
-    /// future is dropped.
-    pub async fn next(&self) -> Signal {
-        loop {
-            if let Some(signal) = self.take() {
-                return signal;
-            }
-            self.stirred.notified().await;
-        }
-    }
-
-    /// Tells the reconciler up to where the session has written, and how far it knows its mailbox to reach.
-    pub fn set_place(&self, seen: Position, read: Position) {
-        self.seen.store(seen.0, Ordering::Relaxed);
-        self.read.store(read.0, Ordering::Relaxed);
-    }
-
-    /// Notes whose tokens the socket lives by from now on.
-    pub fn live_by(&self, login: SessionId) {
-        lock(&self.state).login = Some(login);
-    }
-
-    fn take(&self) -> Option<Signal> {
-        let mut state = lock(&self.state);
-        if let Some(end) = state.end {
-            return Some(Signal::End(end));
-        }
-        if let Some(event) = state.events.pop_front() {
-            state.weight = state.weight.saturating_sub(event.weight());
-            return Some(Signal::Event(event));
-        }
-        std::mem::take(&mut state.behind).then_some(Signal::Behind)
-    }
-
-    fn put(&self, event: Event) {
-        if let Event::Item(position, _) | Event::Wake(position) = &event {
-            self.told.fetch_max(position.0, Ordering::Relaxed);
-        }
-        let mut state = lock(&self.state);
-        match event {
-            Event::Deactivated => state.end = Some(End::Deactivated),
-            Event::LoggedOut(login) if state.login == Some(login) => {
-                state.end = state.end.or(Some(End::LoggedOut));
-            }
-            Event::Replaced(by) if self.yields_to(by) => state.end = state.end.or(Some(End::Replaced)),
-            Event::LoggedOut(_) | Event::Replaced(_) => return,
-            Event::Wake(position) => state.behind |= self.is_behind(position),
-            Event::Item(..) if state.is_full(&event) => state.behind = true,
-            // Live only, and the session is not keeping up: the truth is in the history and in the statistics.
-            _ if state.is_full(&event) => {}
-            event => {
-                state.weight += event.weight();
-                state.events.push_back(event);
-            }
-        }
-        drop(state);
-        self.stirred.notify_one();
-    }
-
-    fn fall_behind(&self) {
-        lock(&self.state).behind = true;
-        self.stirred.notify_one();
-    }
-
-    fn is_behind(&self, head: Position) -> bool {
-        head.0 > self.seen.load(Ordering::Relaxed)
-    }
-
-    fn yields_to(&self, by: Uuid) -> bool {
-        by != self.session && (by > self.session || self.opened.elapsed() > SAME_MOMENT)
-    }
-}
 
 /// The connected sessions of this process, one for each device.
 #[derive(Default)]
@@ -224,8 +76,7 @@ impl Switchboard {
         let line = Arc::new(Line::new(session));
         let older = lock(&self.sessions.seats).insert(device, Arc::clone(&line));
         if let Some(older) = older {
-            lock(&older.state).end.get_or_insert(End::Replaced);
-            older.stirred.notify_one();
+            older.end(End::Replaced);
         }
         let seat = Seat { switchboard: Arc::clone(self), device, line };
         if let Err(error) = self.engine.subscribe(device).await {
@@ -274,7 +125,7 @@ impl Switchboard {
     #[must_use]
     pub fn watched(&self) -> Vec<(DeviceNo, Position)> {
         let seats = lock(&self.sessions.seats);
-        seats.iter().map(|(device, line)| (*device, Position(line.seen.load(Ordering::Relaxed)))).collect()
+        seats.iter().map(|(device, line)| (*device, line.seen())).collect()
     }
 
     /// Tells a session of this process that its mailbox reaches up to here. Given back when nothing has told it so before.
@@ -283,8 +134,7 @@ impl Switchboard {
         if line.is_behind(head) {
             line.fall_behind();
         }
-        let known = line.read.load(Ordering::Relaxed).max(line.told.load(Ordering::Relaxed));
-        (known < head.0).then(|| Overlooked { device, line: Arc::downgrade(&line), head })
+        line.overlooked(device, head)
     }
 
     /// Whether nothing but the reconciler told a session of an item that it overlooked a round ago. Then its subscription is
@@ -382,20 +232,6 @@ async fn deliver_away(engine: Arc<dyn Hot>, mut waiting: mpsc::Receiver<Batch>) 
     }
 }
 
-/// An item that the reconciler saw before hot delivery told its session: lost, or only on its way.
-pub struct Overlooked {
-    device: DeviceNo,
-    line: Weak<Line>,
-    head: Position,
-}
-
-impl Overlooked {
-    /// Whether hot delivery has not told the session to this day.
-    fn is_lost(&self) -> bool {
-        self.line.upgrade().is_some_and(|line| line.told.load(Ordering::Relaxed) < self.head.0)
-    }
-}
-
 /// A connected session's place. Dropping it gives the place up.
 pub struct Seat {
     switchboard: Arc<Switchboard>,
@@ -423,6 +259,6 @@ impl Drop for Seat {
 }
 
 /// A lock whose holder panicked still guards whole values here: every critical section is one insertion or removal.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
