@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa_actix_web::AppExt;
 
 mod backup;
+mod figures;
 mod parts;
 mod secrets;
 
@@ -51,6 +52,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an idle HTTP connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Bytes that the kernel keeps for a peer that does not read (it doubles the figure for its own overhead). Left to itself
+/// it keeps megabytes, which a session does not see and nobody bounds.
+const SEND_BUFFER: usize = 256 << 10;
 
 /// Why the relay did not start.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +90,7 @@ fn reason(error: &StoreError) -> String {
 /// A running relay.
 pub struct Relay {
     addresses: Vec<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
     engines: String,
     health: web::Data<Health>,
     floor: web::Data<SocketFloor>,
@@ -125,6 +131,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     jobs.spawn(Arc::clone(&switchboard).tidy(stop_jobs.clone()));
     jobs.spawn(jobs::reconcile(Arc::clone(&store), Arc::clone(&switchboard), stop_jobs.clone()));
     jobs.spawn(jobs::follow_revocations(Arc::clone(&authority), Arc::clone(&switchboard), stop_jobs.clone()));
+    jobs.spawn(jobs::keep_figures(stop_jobs.clone()));
     jobs.spawn(jobs::expire(Arc::clone(&store), Arc::clone(&clock), stop_jobs.clone()));
 
     if let Some(admissions) = admissions.clone() {
@@ -135,8 +142,9 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     let parts = Parts::new(&config, &ground, &stop_sockets);
     let (health, floor) = (parts.health.clone(), parts.floor.clone());
     let patience = config.shutdown_timeout;
-    let listening = listen(config, parts);
-    let (server, addresses) = match listening {
+    let figures = config.metrics_address.map(figures::bind).transpose();
+    let listening = figures.and_then(|figures| Ok((figures, listen(config, parts)?)));
+    let (figures, (server, addresses)) = match listening {
         Ok(listening) => listening,
         Err(error) => {
             stop_jobs.cancel();
@@ -145,8 +153,13 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
         }
     };
     let handle = server.handle();
+    let metrics_address = figures.map(|(listener, address)| {
+        jobs.spawn(figures::serve(listener, health.clone(), stop_jobs.clone()));
+        address
+    });
     Ok(Relay {
         addresses,
+        metrics_address,
         engines: format!("store: {store_name}, hot state: {engine_name}"),
         health,
         floor,
@@ -164,6 +177,12 @@ impl Relay {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.addresses.first().copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// Where it tells its figures, if it does.
+    #[must_use]
+    pub const fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Which engines it runs on, in words.
@@ -287,10 +306,14 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
         .tcp_nodelay(true)
         .disable_signals()
         .on_connect(move |connection, _| {
-            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>()
-                && let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(stalled))
-            {
-                tracing::debug!(%error, "a connection keeps the system's own timeout");
+            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+                let socket = socket2::SockRef::from(stream);
+                let bound = socket
+                    .set_tcp_user_timeout(Some(stalled))
+                    .and_then(|()| socket.set_send_buffer_size(SEND_BUFFER));
+                if let Err(error) = bound {
+                    tracing::debug!(%error, "a connection keeps the system's own bounds");
+                }
             }
         })
         .bind(address)

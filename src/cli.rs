@@ -135,10 +135,15 @@ async fn restored(config: &Config) -> Result<(), String> {
 fn announce(relay: &app::Relay, format: LogFormat) {
     let (version, address, engines) = (env!("CARGO_PKG_VERSION"), relay.address(), relay.engines());
     match format {
-        LogFormat::Json => tracing::info!(version, %address, engines, "listening"),
+        LogFormat::Json => {
+            tracing::info!(version, %address, engines, metrics = relay.metrics_address().map(tracing::field::display), "listening");
+        }
         LogFormat::Pretty => {
             println!("restante {version} listens on http://{address} ({engines})");
             println!("try: curl http://{address}/health");
+            if let Some(address) = relay.metrics_address() {
+                println!("metrics: http://{address}/metrics");
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::store;
 pub struct Config {
     pub host: IpAddr,
     pub port: u16,
+    pub metrics_address: Option<SocketAddr>,
     pub workers: usize,
     pub log_filter: String,
     pub log_format: LogFormat,
@@ -128,6 +129,7 @@ impl Config {
         Self {
             host: reader.parsed("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), "an IP address"),
             port: reader.number("PORT", 8091, 0..=65_535),
+            metrics_address: reader.address("METRICS_ADDRESS"),
             workers: reader.number("WORKERS", 0, 0..=1024),
             log_filter: reader.text("RUST_LOG", "warn,restante=info"),
             log_format: reader

@@ -1,6 +1,10 @@
-//! What runs beside the requests, on every node: the reconciler, the poll of revocations, expiry.
+//! What runs beside the requests, on every node: the reconciler, the poll of revocations, expiry, the figures' upkeep.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -8,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     auth::Authority,
     domain::Clock,
-    hot::Switchboard,
+    hot::{Overlooked, Switchboard},
+    metrics,
     store::{Revocation, Store, StoreError},
 };
 
@@ -28,15 +33,20 @@ const EXPIRE_BATCH: u32 = 500;
 /// Makes hot delivery irrelevant to correctness: whatever it lost, a session that is behind its mailbox's head is told
 /// to read the store, and so are those who read a group's log, without any condition that could be wrong.
 pub async fn reconcile(store: Arc<dyn Store>, switchboard: Arc<Switchboard>, stop: CancellationToken) {
+    let overlooked = Mutex::new(Vec::<Overlooked>::new());
     every(RECONCILE_EVERY, stop, "heads could not be read", async || {
+        let last = std::mem::take(&mut *overlooked.lock().unwrap_or_else(PoisonError::into_inner));
+        metrics::reconciler_found(last.iter().filter(|it| switchboard.missed(it)).count());
+        let mut behind = Vec::new();
         let watched = switchboard.watched();
         let devices: Vec<_> = watched.iter().map(|(device, _)| *device).collect();
         let seen: std::collections::HashMap<_, _> = watched.into_iter().collect();
         for (device, head) in store.mailbox_heads(&devices).await? {
             if seen.get(&device).is_some_and(|seen| *seen < head) {
-                switchboard.wake(device, head);
+                behind.extend(switchboard.wake(device, head));
             }
         }
+        *overlooked.lock().unwrap_or_else(PoisonError::into_inner) = behind;
         let groups: Vec<_> = switchboard.watched_groups().into_iter().map(|(group, _)| group).collect();
         for (group, head) in store.group_heads(&groups).await? {
             switchboard.wake_group(group, head);
@@ -76,6 +86,14 @@ pub async fn expire(store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: Cancella
         }
     })
     .await;
+}
+
+/// Keeps what is counted from piling up while nobody looks at it, until stopped.
+pub async fn keep_figures(stop: CancellationToken) {
+    let mut ticks = interval(metrics::KEEP_UP_EVERY);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        metrics::keep_up();
+    }
 }
 
 async fn every<F>(period: Duration, stop: CancellationToken, failure: &'static str, act: impl Fn() -> F)

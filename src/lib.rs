@@ -20,8 +20,8 @@
 //!    device for more than 5 s. Redis is never believed about what exists.
 //! 7. **A device sees only its own mailbox.** Identity comes from the token, never from the path or body. What you may
 //!    not see does not exist for you.
-//! 8. **The relay is blind.** No plaintext, private key or decrypt code in the binary, the schema, the logs. Logs and
-//!    panics hold no id, address, token, key or body.
+//! 8. **The relay is blind.** No plaintext, private key or decrypt code in the binary, the schema, the logs, the metrics.
+//!    Logs, metrics and panics hold no id, address, token, key or body.
 //! 9. **Bounded.** Every queue, channel, buffer, page and body has a limit, and full is a stated case.
 //! 10. **Gone is gone.** Deactivating a device ends its tokens, sockets, keys and mailbox in one act. An acked, deleted
 //!     or expired body is erased from the store at once and never served again from anywhere. A logout ends a login's
@@ -66,7 +66,7 @@
 //! | [`app`] | the composition root: the one place that names engines |
 //! | [`api`] | the one list of routes, and the OpenAPI document made from it |
 //! | [`jobs`] | the reconciler, the poll of revocations, expiry |
-//! | [`config`], [`cli`], [`telemetry`] | settings, the command line, logs |
+//! | [`config`], [`cli`], [`telemetry`], [`metrics`] | settings, the command line, logs, figures |
 //!
 //! ## The way of one message
 //!
@@ -96,6 +96,7 @@ pub mod http;
 pub mod jobs;
 pub mod keys;
 pub mod messages;
+pub mod metrics;
 pub mod queue;
 pub mod store;
 pub mod telemetry;

@@ -31,8 +31,14 @@ setting() {
     fi
     [[ -f .env ]] || return 0
     line=$(sed -nE "s/^[[:space:]]*(export[[:space:]]+)?$name[[:space:]]*=[[:space:]]*//p" .env | tail -n 1)
-    line=${line%"${line##*[![:space:]]}"}
-    if [[ $line == \"*\" || $line == \'*\' ]]; then line=${line:1:${#line}-2}; fi
+    if [[ $line =~ ^\"([^\"]*)\" || $line =~ ^\'([^\']*)\' ]]; then
+        line=${BASH_REMATCH[1]}
+    else
+        # What follows a # after a space is a comment.
+        [[ $line != \#* ]] || line=""
+        line=${line%%[[:space:]]#*}
+        line=${line%"${line##*[![:space:]]}"}
+    fi
     printf '%s' "$line"
 }
 

@@ -1,6 +1,13 @@
 //! Reads settings one by one, and remembers which there are and what is wrong with them.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    str::FromStr,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ipnet::IpNet;
@@ -105,6 +112,15 @@ impl Reader {
 
     pub(super) fn optional(&mut self, name: &'static str) -> Option<String> {
         self.value(name, "")
+    }
+
+    /// An address and a port.
+    pub(super) fn address(&mut self, name: &'static str) -> Option<SocketAddr> {
+        let address = self.value(name, "")?.parse().ok();
+        if address.is_none() {
+            self.faults.push(format!("{name} must be an address and a port such as 127.0.0.1:9464"));
+        }
+        address
     }
 
     pub(super) fn secret(&mut self, name: &'static str) -> Option<SecretString> {

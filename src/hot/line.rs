@@ -3,7 +3,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::{
-        Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,10 +13,13 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{Event, switchboard::lock};
-use crate::domain::{GroupId, Position, SessionId};
+use crate::domain::{DeviceNo, GroupId, Position, SessionId};
 
 /// Events that may wait for a session. Past them durable ones become "read the store" and live-only ones are dropped.
 const WAITING_EVENTS: usize = 64;
+
+/// Bytes that may wait for a session likewise; one event of any size always fits.
+const WAITING_BYTES: usize = 256 << 10;
 
 /// Two sockets of one device that open within this time settle by session id which of them is the newer.
 const SAME_MOMENT: Duration = Duration::from_secs(5);
@@ -50,6 +53,10 @@ pub struct Line {
     session: Uuid,
     opened: Instant,
     seen: AtomicI64,
+    /// How far the session knows its mailbox to reach, because it read so.
+    read: AtomicI64,
+    /// How far hot delivery has told.
+    told: AtomicI64,
     state: Mutex<LineState>,
     stirred: Notify,
 }
@@ -57,6 +64,8 @@ pub struct Line {
 #[derive(Default)]
 struct LineState {
     events: VecDeque<Event>,
+    /// Bytes in `events`.
+    weight: usize,
     behind: bool,
     /// Groups whose logs moved: however often, once.
     logs: HashSet<GroupId>,
@@ -65,10 +74,24 @@ struct LineState {
     login: Option<SessionId>,
 }
 
+impl LineState {
+    fn is_full(&self, event: &Event) -> bool {
+        let too_heavy = !self.events.is_empty() && self.weight + event.weight() > WAITING_BYTES;
+        self.events.len() >= WAITING_EVENTS || too_heavy
+    }
+}
+
 impl Line {
     pub(super) fn new(session: Uuid) -> Self {
-        let state = Mutex::default();
-        Self { session, opened: Instant::now(), seen: AtomicI64::new(0), state, stirred: Notify::new() }
+        Self {
+            session,
+            opened: Instant::now(),
+            seen: AtomicI64::new(0),
+            read: AtomicI64::new(0),
+            told: AtomicI64::new(0),
+            state: Mutex::default(),
+            stirred: Notify::new(),
+        }
     }
 
     /// Waits for the next signal: an end first, then events in order, then "read the store", then what moved among the
@@ -82,9 +105,10 @@ impl Line {
         }
     }
 
-    /// Tells the reconciler up to where the session has written.
-    pub fn set_seen(&self, position: Position) {
-        self.seen.store(position.0, Ordering::Relaxed);
+    /// Tells the reconciler up to where the session has written, and how far it knows its mailbox to reach.
+    pub fn set_place(&self, seen: Position, read: Position) {
+        self.seen.store(seen.0, Ordering::Relaxed);
+        self.read.store(read.0, Ordering::Relaxed);
     }
 
     /// Notes whose tokens the socket lives by from now on.
@@ -98,6 +122,7 @@ impl Line {
             return Some(Signal::End(end));
         }
         if let Some(event) = state.events.pop_front() {
+            state.weight = state.weight.saturating_sub(event.weight());
             return Some(Signal::Event(event));
         }
         if std::mem::take(&mut state.behind) {
@@ -108,6 +133,9 @@ impl Line {
     }
 
     pub(super) fn put(&self, event: Event) {
+        if let Event::Item(position, _) | Event::Wake(position) = &event {
+            self.told.fetch_max(position.0, Ordering::Relaxed);
+        }
         let mut state = lock(&self.state);
         match event {
             Event::Deactivated => state.end = Some(End::Deactivated),
@@ -116,14 +144,14 @@ impl Line {
             }
             Event::Replaced(by) if self.yields_to(by) => state.end = state.end.or(Some(End::Replaced)),
             Event::LoggedOut(_) | Event::Replaced(_) => return,
-            Event::Wake(position) => state.behind |= position.0 > self.seen.load(Ordering::Relaxed),
-            event @ Event::Item(..) if state.events.len() >= WAITING_EVENTS => {
-                drop(event);
-                state.behind = true;
-            }
+            Event::Wake(position) => state.behind |= self.is_behind(position),
+            Event::Item(..) if state.is_full(&event) => state.behind = true,
             // Live only, and the session is not keeping up: the truth is in the history and in the statistics.
-            event if state.events.len() >= WAITING_EVENTS => drop(event),
-            event => state.events.push_back(event),
+            _ if state.is_full(&event) => {}
+            event => {
+                state.weight += event.weight();
+                state.events.push_back(event);
+            }
         }
         drop(state);
         self.stirred.notify_one();
@@ -138,6 +166,10 @@ impl Line {
     pub(super) fn stir(&self, group: GroupId) {
         lock(&self.state).logs.insert(group);
         self.stirred.notify_one();
+    }
+
+    pub(super) fn is_behind(&self, head: Position) -> bool {
+        head.0 > self.seen.load(Ordering::Relaxed)
     }
 
     /// Ends the session, unless it ends already.
@@ -156,7 +188,27 @@ impl Line {
         self.session
     }
 
+    /// Given back when neither the store nor hot delivery has told that the mailbox reaches up to here.
+    pub(super) fn overlooked(self: &Arc<Self>, device: DeviceNo, head: Position) -> Option<Overlooked> {
+        let known = self.read.load(Ordering::Relaxed).max(self.told.load(Ordering::Relaxed));
+        (known < head.0).then(|| Overlooked { device, line: Arc::downgrade(self), head })
+    }
+
     fn yields_to(&self, by: Uuid) -> bool {
         by != self.session && (by > self.session || self.opened.elapsed() > SAME_MOMENT)
+    }
+}
+
+/// An item that the reconciler saw before hot delivery told its session: lost, or only on its way.
+pub struct Overlooked {
+    pub(super) device: DeviceNo,
+    line: Weak<Line>,
+    head: Position,
+}
+
+impl Overlooked {
+    /// Whether hot delivery has not told the session to this day.
+    pub(super) fn is_lost(&self) -> bool {
+        self.line.upgrade().is_some_and(|line| line.told.load(Ordering::Relaxed) < self.head.0)
     }
 }

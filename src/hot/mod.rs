@@ -6,6 +6,7 @@
 //! about what exists; a failed act is counted and forgotten, because the store and the reconciler make up for it.
 
 mod budgets;
+mod counted;
 mod ledger;
 mod line;
 pub mod local;
@@ -27,7 +28,7 @@ use crate::domain::{
 };
 
 pub use budgets::Budgets;
-pub use line::{End, Line, Signal};
+pub use line::{End, Line, Overlooked, Signal};
 pub use rooms::{Doubts, Reading, Room, Turn};
 pub use stretch::{Form, Next, Stretch, Told};
 pub use switchboard::{Seat, Sessions, Switchboard};
@@ -71,6 +72,19 @@ const STATE_WEIGHT: usize = 4 * 1024 * 1024;
 const QUEUE_LENGTH: usize = 1_000;
 
 impl Event {
+    /// Roughly how many bytes the event holds, for bounds.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Item(_, item) | Self::Fleeting(item) => item.weight(),
+            Self::Wake(_)
+            | Self::Receipt(_)
+            | Self::KeysLow(_)
+            | Self::Replaced(_)
+            | Self::Deactivated
+            | Self::LoggedOut(_) => 0,
+        }
+    }
+
     /// What a listening node is told of a committed item: the item, or a wake when it is heavy.
     fn about(delivery: &Delivery) -> Self {
         if delivery.item.weight() > HEAVY {

@@ -15,10 +15,14 @@ use uuid::Uuid;
 
 use super::{
     Doorbell, Event, GroupEvent, Hot,
-    line::{End, Line},
+    counted::Counted,
+    line::{End, Line, Overlooked},
     rooms::Rooms,
 };
-use crate::domain::{Batch, Delivery, DeviceNo, GroupId, Position, SessionId};
+use crate::{
+    domain::{Batch, Delivery, DeviceNo, GroupId, Position, SessionId},
+    metrics,
+};
 
 /// Batches that may wait for the hot engine. Past them a batch is left to the reconciler.
 const WAITING_BATCHES: usize = 64;
@@ -62,16 +66,18 @@ impl Doorbell for Sessions {
 pub struct Switchboard {
     sessions: Arc<Sessions>,
     engine: Arc<dyn Hot>,
-    left: Mutex<HashSet<DeviceNo>>,
+    /// Devices whose subscription may be other than it has to be.
+    unsure: Mutex<HashSet<DeviceNo>>,
     left_rooms: Mutex<HashSet<GroupId>>,
-    someone_left: Notify,
+    stirred: Notify,
 }
 
 impl Switchboard {
     /// A switchboard over an engine whose doorbell is `sessions`.
     pub fn new(sessions: Arc<Sessions>, engine: Arc<dyn Hot>) -> Arc<Self> {
-        let (left, left_rooms) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { sessions, engine, left, left_rooms, someone_left: Notify::new() })
+        let engine = Counted::over(engine);
+        let (unsure, left_rooms) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { sessions, engine, unsure, left_rooms, stirred: Notify::new() })
     }
 
     pub(super) fn rooms(&self) -> &Rooms {
@@ -80,7 +86,7 @@ impl Switchboard {
 
     pub(super) fn note_left_room(&self, group: GroupId) {
         lock(&self.left_rooms).insert(group);
-        self.someone_left.notify_one();
+        self.stirred.notify_one();
     }
 
     /// The engine, for the offline queue.
@@ -147,9 +153,23 @@ impl Switchboard {
         seats.iter().map(|(device, line)| (*device, line.seen())).collect()
     }
 
-    /// Tells a session of this process that its mailbox reaches up to here.
-    pub fn wake(&self, device: DeviceNo, head: Position) {
-        self.sessions.ring(device, Event::Wake(head));
+    /// Tells a session of this process that its mailbox reaches up to here. Given back when nothing has told it so before.
+    pub fn wake(&self, device: DeviceNo, head: Position) -> Option<Overlooked> {
+        let line = self.sessions.line(device)?;
+        if line.is_behind(head) {
+            line.fall_behind();
+        }
+        line.overlooked(device, head)
+    }
+
+    /// Whether nothing but the reconciler told a session of an item that it overlooked a round ago. Then its subscription is
+    /// made anew: it may be lost.
+    pub fn missed(&self, overlooked: &Overlooked) -> bool {
+        let lost = overlooked.is_lost();
+        if lost {
+            self.doubt(overlooked.device);
+        }
+        lost
     }
 
     /// Ends the session of a deactivated device, if it is connected here.
@@ -186,6 +206,7 @@ impl Switchboard {
             let is_empty = batch.deliveries.is_empty() && batch.entries.is_empty();
             if !is_empty && away.try_send(batch).is_err() {
                 tracing::debug!("hot state does not keep up; a batch is left to the reconciler");
+                metrics::hot_skipped();
             }
         }
         drop(away);
@@ -198,29 +219,35 @@ impl Switchboard {
         self.sessions.ring(delivery.device_no, Event::Item(delivery.position, Arc::clone(&delivery.item)))
     }
 
-    /// Ends subscriptions that nobody needs any more, and tries again those to groups that were refused, until stopped.
+    /// Makes sure of a device's subscription, in its time.
+    fn doubt(&self, device: DeviceNo) {
+        lock(&self.unsure).insert(device);
+        self.stirred.notify_one();
+    }
+
+    /// Ends subscriptions that nobody needs any more, and makes those anew that were lost or refused, until stopped.
     pub async fn tidy(self: Arc<Self>, stop: CancellationToken) {
-        while let Some(left) =
-            stop.run_until_cancelled(timeout(MEND_EVERY, self.someone_left.notified())).await
+        while let Some(stirred) = stop.run_until_cancelled(timeout(MEND_EVERY, self.stirred.notified())).await
         {
-            if left.is_err() {
+            if stirred.is_err() {
                 self.mend().await;
             }
-            let left: Vec<_> = lock(&self.left).drain().collect();
-            for device in left {
-                self.unsubscribe(device).await;
+            let unsure: Vec<_> = lock(&self.unsure).drain().collect();
+            for device in unsure {
+                self.settle(device).await;
             }
             let left = std::mem::take(&mut *lock(&self.left_rooms));
             self.leave_rooms(left).await;
         }
     }
 
-    async fn unsubscribe(&self, device: DeviceNo) {
-        if self.sessions.line(device).is_some() {
-            return;
-        }
-        if let Err(error) = self.engine.unsubscribe(device).await {
+    async fn settle(&self, device: DeviceNo) {
+        if self.sessions.line(device).is_none()
+            && let Err(error) = self.engine.unsubscribe(device).await
+        {
             tracing::debug!(error = %error.0, "a subscription could not be ended");
+            // With the next one, and not at once: the engine is not well.
+            lock(&self.unsure).insert(device);
         }
         // A session that was seated meanwhile may have lost its subscription to the line above.
         if let Some(line) = self.sessions.line(device) {
@@ -262,8 +289,7 @@ impl Drop for Seat {
         if seats.get(&self.device).is_some_and(|line| Arc::ptr_eq(line, &self.line)) {
             seats.remove(&self.device);
             drop(seats);
-            lock(&self.switchboard.left).insert(self.device);
-            self.switchboard.someone_left.notify_one();
+            self.switchboard.doubt(self.device);
         }
     }
 }

@@ -4,6 +4,7 @@ mod address;
 mod body;
 mod frame;
 mod limits;
+pub mod metrics;
 mod problem;
 mod query;
 pub mod service;

@@ -24,6 +24,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Cursor {
     /// The last position given, or known to be erased.
     seen: Position,
+    /// The last head that was read.
+    head: Position,
     /// The head at first, until it was reached.
     backlog: Option<Position>,
     /// Whether the head at first was read.
@@ -45,6 +47,7 @@ impl Cursor {
     pub(super) const fn new() -> Self {
         Self {
             seen: Position::START,
+            head: Position::START,
             backlog: None,
             opened: false,
             covered: Position::START,
@@ -58,6 +61,11 @@ impl Cursor {
     /// The last position given, or known to be erased.
     pub(super) const fn seen(&self) -> Position {
         self.seen
+    }
+
+    /// How far the mailbox reached when it was read last.
+    pub(super) const fn head(&self) -> Position {
+        self.head
     }
 
     /// The mailbox may have more than was heard of.
@@ -138,6 +146,7 @@ impl Cursor {
     async fn fetch(&mut self, queue: &Queue, device: DeviceNo, limit: usize) -> Result<(), StoreError> {
         let left = queue.left(device, self.seen, u32::try_from(limit).unwrap_or(u32::MAX)).await?;
         let items = queue.items(device, &left).await?;
+        self.head = left.head;
         if !self.opened {
             self.opened = true;
             self.backlog = Some(left.head);

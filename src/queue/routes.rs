@@ -20,7 +20,7 @@ use super::{
     inbox::Inbox,
     outbox::{Writing, outbox},
     pages::GroupPage,
-    session::{Session, Sockets, start},
+    session::{Session, Sockets, count_from_zero, start},
 };
 use crate::{
     auth::{Authority, Identity},
@@ -233,6 +233,7 @@ impl SocketFloor {
         config: &Config,
         stop: CancellationToken,
     ) -> Self {
+        count_from_zero();
         let (times, in_flight) = (config.socket, config.limits.in_flight);
         let sockets = Sockets { queue, messages, groups, authority, times, in_flight, stop };
         Self { sockets: Arc::new(sockets), running: TaskTracker::new() }

@@ -157,6 +157,7 @@ impl Session {
         };
         self.logs = Logs::new(self.caller.device_no);
         drop(seat);
+        goodbye.count(1);
         let store = Arc::clone(&self.sockets.queue.store);
         self.acks.finish(&store, self.caller.device_no).await;
         if matches!(goodbye, Goodbye::GoingAway) {
@@ -275,7 +276,7 @@ impl Session {
         if !self.outbox.has_room() {
             self.logs.let_go();
         }
-        seat.line().set_seen(self.cursor.seen());
+        seat.line().set_place(self.cursor.seen(), self.cursor.head());
         self.logs.ask(&self.sockets.queue, seat.line(), !self.takes_more());
     }
 
@@ -393,6 +394,11 @@ impl Session {
             tracing::error!("a frame could not be written");
         }
     }
+}
+
+/// Lets it be known which endings of sockets are counted.
+pub(super) fn count_from_zero() {
+    Goodbye::count_from_zero();
 }
 
 /// Starts a session on this thread.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::domain::{Batch, Budget, Delivery, LogEntry};
+use crate::{
+    domain::{Batch, Budget, Delivery, LogEntry},
+    metrics,
+};
 
 /// Where an engine puts what it has committed, batch by batch in commit order, for hot delivery. Bounded in batches and
 /// in bytes: past that a batch is dropped from hot delivery, and the reconciler delivers it.
@@ -36,6 +39,7 @@ impl Committed {
             self.budget.batch(deliveries, entries).is_some_and(|batch| self.batches.try_send(batch).is_ok());
         if !handed {
             tracing::debug!("hot delivery does not keep up; a committed batch is left to the reconciler");
+            metrics::hot_skipped();
         }
     }
 }

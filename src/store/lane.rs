@@ -10,6 +10,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::StoreError;
+use crate::metrics;
 
 /// Why a batch was not committed, for certain or perhaps.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +79,7 @@ struct Asker<O> {
 pub(super) struct Lane<I, O> {
     queue: mpsc::Sender<Waiting<I, O>>,
     room: Arc<Semaphore>,
+    figures: Arc<metrics::Lane>,
 }
 
 /// How long a batch is tried again before its items are answered `Unavailable`.
@@ -88,16 +90,21 @@ where
     I: Send + Sync + 'static,
     O: Send + 'static,
 {
-    /// Starts the lane's loop on the current runtime. It ends when the lane is dropped and what waits is answered.
-    pub(super) fn start(bounds: Bounds, commit: impl Commit<I, O>) -> Self {
+    /// Starts the lane's loop on the current runtime. It ends when the lane is dropped and what waits is answered. Under
+    /// `name` it is counted.
+    pub(super) fn start(name: &'static str, bounds: Bounds, commit: impl Commit<I, O>) -> Self {
         let (queue, waiting) = mpsc::channel(bounds.items);
-        tokio::spawn(run(waiting, bounds.batch, commit));
-        Self { queue, room: Arc::new(Semaphore::new(bounds.bytes)) }
+        let figures = Arc::new(metrics::Lane::named(name));
+        tokio::spawn(run(waiting, bounds.batch, commit, Arc::clone(&figures)));
+        Self { queue, room: Arc::new(Semaphore::new(bounds.bytes)), figures }
     }
 
     /// Puts an item of `weight` bytes into the queue, now; the future waits for its answer and may be dropped.
     pub(super) fn submit(&self, item: I, weight: usize) -> BoxFuture<'static, Result<O, StoreError>> {
         let answer = self.enqueue(item, weight);
+        if answer.is_err() {
+            self.figures.overloaded();
+        }
         Box::pin(async move {
             match answer?.await {
                 Ok(outcome) => outcome,
@@ -121,8 +128,12 @@ where
     }
 }
 
-async fn run<I, O>(mut waiting: mpsc::Receiver<Waiting<I, O>>, size: usize, commit: impl Commit<I, O>)
-where
+async fn run<I, O>(
+    mut waiting: mpsc::Receiver<Waiting<I, O>>,
+    size: usize,
+    commit: impl Commit<I, O>,
+    figures: Arc<metrics::Lane>,
+) where
     I: Send + Sync + 'static,
     O: Send + 'static,
 {
@@ -132,9 +143,11 @@ where
         let (turn, later) = take_turn(&mut gathered, &commit);
         let (items, askers): (Vec<_>, Vec<_>) =
             gathered.drain(..).map(|entry| (entry.item, entry.asker)).unzip();
+        let began = Instant::now();
         // A panic must not end the lane for everybody who comes later.
         let committed = AssertUnwindSafe(commit_all(&items, turn, patience, &commit)).catch_unwind().await;
         let outcomes = committed.unwrap_or_else(|_| given_up(items.len(), "a batch panicked"));
+        figures.batch(items.len(), began);
         // After a batch that was given up the next ones are tried once: everybody waited long enough.
         let all_failed = outcomes.iter().all(Result::is_err);
         patience = if all_failed { Duration::ZERO } else { PATIENCE };

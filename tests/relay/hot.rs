@@ -10,6 +10,7 @@ mod outage;
 mod promises;
 mod relays;
 mod rig;
+mod switchboard;
 
 /// One test for each promise and engine; for a cluster, which takes a while to agree, one test for each kind.
 macro_rules! suite {

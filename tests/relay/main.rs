@@ -9,6 +9,7 @@
 
 mod architecture;
 mod auth;
+mod back_pressure;
 mod bad_input;
 mod crash;
 mod devices;
@@ -20,6 +21,7 @@ mod harness;
 mod hot;
 mod keys;
 mod messages;
+mod metrics;
 mod mls;
 mod mls_rules;
 mod open_mode;

@@ -81,6 +81,13 @@ async fn play(world: &Arc<World>, script: &Script, tally: &Arc<Tally>) -> Vec<St
     ledger.clocks_are_at(world.times().1);
     world.set_clocks();
     join_all(actors.iter_mut().map(Actor::settle_all)).await;
+    if let Some(harm) = script.ending {
+        join_all(actors.iter_mut().map(Actor::come)).await;
+        world.harm_hot_state(harm);
+        join_all(actors.iter_mut().map(Actor::send_to_all)).await;
+    }
+    join_all(actors.iter_mut().map(Actor::linger)).await;
+    world.mend_hot_state().await;
     join_all(actors.iter_mut().map(Actor::drain)).await;
     ledger.clocks_are_at(world.times().1);
     tally.histories.fetch_add(1, Ordering::Relaxed);

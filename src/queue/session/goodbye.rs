@@ -1,5 +1,7 @@
 //! Why sockets are closed.
 
+use crate::metrics;
+
 /// Why a socket is closed (proto-docs/websocket.md, "Close codes").
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Goodbye {
@@ -17,6 +19,45 @@ pub(super) enum Goodbye {
 }
 
 impl Goodbye {
+    /// Every reason there is.
+    const ALL: [Self; 9] = [
+        Self::Gone,
+        Self::GoingAway,
+        Self::TryAgain,
+        Self::ProtocolError,
+        Self::TokenExpired,
+        Self::Deactivated,
+        Self::Stalled,
+        Self::Replaced,
+        Self::Silent,
+    ];
+
+    /// Lets it be known which reasons are counted.
+    pub(super) fn count_from_zero() {
+        for goodbye in Self::ALL {
+            goodbye.count(0);
+        }
+    }
+
+    /// Counts sockets that ended so.
+    pub(super) fn count(self, sockets: u64) {
+        metrics::sockets_closed(self.word(), sockets);
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::GoingAway => "going_away",
+            Self::TryAgain => "try_again",
+            Self::ProtocolError => "protocol_error",
+            Self::TokenExpired => "token_expired",
+            Self::Deactivated => "deactivated",
+            Self::Stalled => "stalled",
+            Self::Replaced => "replaced",
+            Self::Silent => "silent",
+        }
+    }
+
     /// The close code and its reason; none when nobody would hear it.
     pub(super) const fn frame(self) -> Option<(u16, &'static str)> {
         match self {

@@ -58,7 +58,7 @@ const ROOMY: Bounds = Bounds { items: 100, bytes: 1_000, batch: 10 };
 
 fn start(bounds: Bounds) -> (Lane<Sent, u32>, Engine) {
     let engine = Engine::default();
-    (Lane::start(bounds, engine.clone()), engine)
+    (Lane::start("tests", bounds, engine.clone()), engine)
 }
 
 /// Submits all of these before the lane's loop runs, and waits for every answer.

@@ -20,6 +20,7 @@ use crate::{
     domain::{
         Clock, Conversation, ConversationId, DeviceNo, MessageId, Position, Receipt, Send, Sequence, UserId,
     },
+    metrics,
     store::{
         Accepted, Committed, Limits,
         decide::{self, Known, Mailbox, Snapshot},
@@ -83,8 +84,10 @@ impl Accept {
             }
         };
         let verdict = decide::decide(batch, snapshot, self.clock.now(), self.limits);
+        let messages = verdict.writes.messages.len();
         write_batch::write(&mut tx, verdict.writes).await?;
         tx.commit().await?;
+        metrics::messages_accepted(messages);
         self.connection.keep(connection);
         self.committed.hand_over(verdict.deliveries);
         Ok(verdict.outcomes)

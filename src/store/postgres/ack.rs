@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     domain::{DeviceNo, Position},
+    metrics,
     store::lane::{Commit, Fault},
 };
 
@@ -48,6 +49,7 @@ impl Ack {
             .fetch_all(&mut connection)
             .await?;
         self.connection.keep(connection);
+        metrics::items_acked(rows.len());
         Ok(credit(batch, rows.into_iter().collect()))
     }
 }

@@ -111,10 +111,10 @@ impl PostgresStore {
         let [connection, for_acks, for_groups] = lanes.clone();
         let for_groups =
             GroupSends { connection: for_groups, committed: committed.clone(), clock: Arc::clone(&clock) };
-        let group_sends = Lane::start(BOUNDS, for_groups);
+        let group_sends = Lane::start("group sends", BOUNDS, for_groups);
         let accept = Accept { connection, limits, committed: committed.clone(), clock };
-        let sends = Lane::start(BOUNDS, accept);
-        let acks = Lane::start(BOUNDS, Ack { connection: for_acks });
+        let sends = Lane::start("sends", BOUNDS, accept);
+        let acks = Lane::start("acks", BOUNDS, Ack { connection: for_acks });
         Ok(Self { pseudonyms, pool, watch, lanes, limits, committed, sends, acks, group_sends })
     }
 

@@ -14,6 +14,7 @@ use crate::{
     domain::{
         Clock, Conversation, ConversationId, DeviceNo, MessageId, Position, Receipt, Send, Sequence, UserId,
     },
+    metrics,
     store::{
         Accepted, Committed, Limits,
         decide::{self, Known, Mailbox, NewItem, NewMessage, Snapshot, Writes},
@@ -43,6 +44,7 @@ impl Acceptance {
         let verdict = decide::decide(batch, snapshot, self.clock.now(), self.limits);
         write(&mut tx, &verdict.writes).await?;
         tx.commit().await?;
+        metrics::messages_accepted(verdict.writes.messages.len());
         // The writer is still held: what is emitted follows the order of commits.
         self.committed.hand_over(verdict.deliveries);
         Ok(verdict.outcomes)
@@ -77,6 +79,7 @@ impl Acking {
         let mut erased: HashSet<_> =
             erase(&mut tx, batch.iter().flat_map(places)).await?.into_keys().collect();
         tx.commit().await?;
+        metrics::items_acked(erased.len());
         let removed = |ack| places(ack).iter().filter(|place| erased.remove(place)).count();
         Ok(batch.iter().map(removed).map(|count| u32::try_from(count).unwrap_or(u32::MAX)).collect())
     }

@@ -126,9 +126,9 @@ impl SqliteStore {
             limits,
             committed,
             clock,
-            sends: Lane::start(SENDS, acceptance),
-            acks: Lane::start(ACKS, Acking { writer }),
-            group_sends: Lane::start(GROUP_SENDS, group_acceptance),
+            sends: Lane::start("sends", SENDS, acceptance),
+            acks: Lane::start("acks", ACKS, Acking { writer }),
+            group_sends: Lane::start("group sends", GROUP_SENDS, group_acceptance),
         })
     }
 

@@ -1,6 +1,6 @@
 //! What is not restored, and why.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use super::scripts::{Shelf, backup, borrowed, elsewhere, restore, run};
 use crate::support::{
@@ -89,4 +89,25 @@ async fn an_old_pg_dump_is_refused(backend: &Backend) {
     run("backup", &shelf.file("relay.backup"), settings).await.refused("is older than the server");
     assert!(!shelf.file("relay.backup").exists());
     assert!(process.stop().await.success());
+}
+
+/// A script that read another folder or database than the relay would restore beside it, or back up another one.
+#[test]
+fn scripts_read_a_file_of_settings_as_the_relay_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "A=./data\nB=./data # here\nC=\"./my data\" # quoted\nD='it # is'\n  export E = x  \nF=\nG= # none\n\
+                H=postgres://u:p%40#w@h/d\n#I=no\nJ=first\n";
+    fs::write(folder.path().join(".env"), text).unwrap();
+    let known: BTreeMap<String, String> =
+        dotenvy::from_path_iter(folder.path().join(".env")).unwrap().map(Result::unwrap).collect();
+    assert_eq!(known.len(), 9, "{known:?}");
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib/archive.sh");
+    for name in known.keys().map(String::as_str).chain(["I"]) {
+        let mut bash = Command::new("bash");
+        bash.current_dir(folder.path()).env_remove(name);
+        let read =
+            bash.args(["-c", "source \"$0\" && setting \"$1\""]).arg(&library).arg(name).output().unwrap();
+        let expected = known.get(name).map_or("", String::as_str);
+        assert_eq!(String::from_utf8(read.stdout).unwrap(), expected, "{name}");
+    }
 }

@@ -38,19 +38,6 @@ async fn abandoned(sender: &Device, body: &Value) {
     stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
 }
 
-/// The mailbox as it comes, page by page.
-async fn everything(device: &Device) -> Vec<Value> {
-    let (mut messages, mut after) = (Vec::new(), json!(0));
-    loop {
-        let page = device.queue(&format!("limit=100&after={after}")).await.is(200);
-        messages.extend(page["messages"].as_array().unwrap().clone());
-        if page["more"] != true {
-            return messages;
-        }
-        after = page["next_after"].clone();
-    }
-}
-
 async fn registered(relay: &TestRelay, count: usize) -> Vec<Device> {
     join_all((0..count).map(|_| Device::registered(relay, Kind::Ed25519))).await
 }
@@ -77,7 +64,8 @@ async fn a_request_that_goes_away_does_not_take_the_commit_of_the_others_along(b
         let settled = senders[*index].send(body).await;
         assert!(matches!(settled.status, 200 | 201), "{settled:?}");
     }
-    let came: Vec<_> = everything(bob).await.iter().map(|message| message["message_id"].clone()).collect();
+    let came: Vec<_> =
+        bob.whole_mailbox().await.iter().map(|message| message["message_id"].clone()).collect();
     assert_eq!(came.len(), stayed.len() + left.len(), "each was stored once");
     for body in stayed.iter().chain(left.iter().map(|(_, body)| body)) {
         assert!(came.contains(&body["message_id"]));
@@ -98,7 +86,7 @@ async fn a_lost_answer_is_given_again(backend: &Backend) {
         assert!(send.send().await.is_err(), "the answer is lost");
         lost.push(body);
     }
-    let before = everything(&bob).await;
+    let before = bob.whole_mailbox().await;
     assert_eq!(before.len(), lost.len(), "and the message is not");
     for (body, message) in lost.iter().zip(&before) {
         let again = alice.send(body).await.is(200);
@@ -106,7 +94,7 @@ async fn a_lost_answer_is_given_again(backend: &Backend) {
             assert_eq!(again[field], message[field]);
         }
     }
-    assert_eq!(everything(&bob).await, before);
+    assert_eq!(bob.whole_mailbox().await, before);
 }
 
 async fn sends_keep_their_order_around_requests_that_went_away(backend: &Backend) {
@@ -121,7 +109,7 @@ async fn sends_keep_their_order_around_requests_that_went_away(backend: &Backend
         accepted
     }))
     .await;
-    let came = everything(bob).await;
+    let came = bob.whole_mailbox().await;
     for (sender, accepted) in senders.iter().zip(&sent) {
         let theirs: Vec<_> =
             came.iter().filter(|message| message["sender_id"] == json!(sender.user_id)).collect();

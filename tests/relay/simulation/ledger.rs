@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::script::CAST;
-use crate::support::client::opaque_send;
+use crate::support::{
+    client::opaque_send,
+    crypto::{b64, opaque},
+};
 
 /// A moment of a history, by the order of what was noted.
 pub(super) type Moment = u64;
@@ -23,6 +26,11 @@ pub(super) type Sequences = HashMap<String, i64>;
 pub(super) struct InBurst {
     pub(super) burst: Moment,
     pub(super) index: usize,
+}
+
+/// The devices to which a send is addressed: all of the recipient's but the one that sends.
+pub(super) fn addressed(from: usize, to: usize) -> impl Iterator<Item = usize> {
+    (0..CAST.len()).filter(move |&device| CAST[device].0 == to && device != from)
 }
 
 /// What the relay answers to a send, first and ever after.
@@ -120,8 +128,7 @@ impl Ledger {
         earliest: Timestamp,
     ) -> (Uuid, Value) {
         let id = Uuid::new_v4();
-        let mut body = opaque_send(self.users[to]);
-        body["message_id"] = json!(id);
+        let mut body = self.body(from, to, id);
         if let Some(seconds) = life {
             body["is_self_destructing"] = json!(true);
             body["expires_in_seconds"] = json!(seconds);
@@ -146,6 +153,41 @@ impl Ledger {
         };
         book.sent.insert(id, sent);
         (id, body)
+    }
+
+    /// Every other send has one body for all devices, the rest one for each.
+    fn body(&self, from: usize, to: usize, id: Uuid) -> Value {
+        let mut body = opaque_send(self.users[to]);
+        body["message_id"] = json!(id);
+        if id.as_bytes()[0].is_multiple_of(2) || addressed(from, to).next().is_none() {
+            return body;
+        }
+        let envelope = |device: usize| json!({ "device_id": CAST[device].1, "ciphertext": b64(opaque(64)) });
+        let envelopes: Vec<_> = addressed(from, to).map(envelope).collect();
+        body.as_object_mut().unwrap().remove("ciphertext");
+        body["envelopes"] = json!(envelopes);
+        body
+    }
+
+    /// What a device is to be given of a send.
+    fn ciphertext(sent: &Sent, device: usize) -> Value {
+        let Some(envelopes) = sent.body["envelopes"].as_array() else {
+            return sent.body["ciphertext"].clone();
+        };
+        let own = envelopes.iter().find(|envelope| envelope["device_id"] == CAST[device].1);
+        own.map_or(Value::Null, |own| own["ciphertext"].clone())
+    }
+
+    /// What was accepted for a device and lasts, and was not given to it yet.
+    pub(super) fn missing(&self, device: usize) -> Vec<Uuid> {
+        let book = self.book();
+        let lasts = |sent: &Sent| sent.receipt.is_some() && !sent.may_be_gone && !sent.deleting;
+        let is_missing = |(id, sent): &(&Uuid, &Sent)| {
+            lasts(sent)
+                && addressed(sent.from, sent.to).any(|addressed| addressed == device)
+                && !book.heard[device].known.contains(id)
+        };
+        book.sent.iter().filter(is_missing).map(|(id, _)| *id).collect()
     }
 
     /// The clocks may now be this late.
@@ -210,7 +252,7 @@ impl Ledger {
             && item["sender_id"] == json!(user)
             && item["sender_device_id"] == from_device
             && item["recipient_id"] == json!(recipient)
-            && item["ciphertext"] == sent.body["ciphertext"];
+            && item["ciphertext"] == Self::ciphertext(sent, device);
         (!right).then(|| format!("{id}, sent by device {}, came to device {device} as {item}", sent.from))
     }
 

@@ -86,6 +86,8 @@ pub(super) struct Trouble {
 pub(super) struct Script {
     pub(super) acts: Vec<Vec<Act>>,
     pub(super) troubles: Vec<Trouble>,
+    /// What hot state suffers on every node while everybody is connected and sends for the last time.
+    pub(super) ending: Option<Harm>,
 }
 
 impl fmt::Display for Script {
@@ -96,7 +98,7 @@ impl fmt::Display for Script {
         for trouble in &self.troubles {
             writeln!(f, "{trouble:?}")?;
         }
-        Ok(())
+        writeln!(f, "in the end hot state suffers {:?}", self.ending)
     }
 }
 
@@ -132,7 +134,12 @@ impl Ground {
         let (acts, troubles) = if self == Self::Processes { (240..300, 16..24) } else { (16..36, 3..7) };
         let acts = prop::collection::vec(prop::collection::vec(act(), acts), CAST.len());
         let troubles = prop::collection::vec(self.trouble(), troubles);
-        (acts, troubles).prop_map(|(acts, troubles)| Script { acts, troubles })
+        let ending = if self == Self::Embedded {
+            Just(None).boxed()
+        } else {
+            prop_oneof![8 => Just(None), 1 => Just(Some(Harm::Cut)), 1 => Just(Some(Harm::Swallows))].boxed()
+        };
+        (acts, troubles, ending).prop_map(|(acts, troubles, ending)| Script { acts, troubles, ending })
     }
 
     fn trouble(self) -> impl Strategy<Value = Trouble> {

@@ -1,20 +1,18 @@
 //! Whether a history ended as the invariants say, once everything was settled and drained.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
 use uuid::Uuid;
 
 use super::{
-    ledger::{Book, Ledger, Sent},
+    ledger::{Book, Ledger, Sent, addressed},
     script::CAST,
     world::World,
 };
-
-/// The devices to which a send is addressed.
-fn addressed(sent: &Sent) -> impl Iterator<Item = usize> {
-    (0..CAST.len()).filter(|&device| CAST[device].0 == sent.to && device != sent.from)
-}
 
 /// Everything that was broken; nothing, in a good relay.
 pub(super) async fn violations(world: &World, ledger: &Ledger) -> Vec<String> {
@@ -25,11 +23,13 @@ pub(super) async fn violations(world: &World, ledger: &Ledger) -> Vec<String> {
         found.extend(out_of_turn(&book));
         found.extend(first_seen_out_of_order(&book));
     }
-    if let Some(database) = world.backend.database() {
-        for (device, (user, name)) in CAST.into_iter().enumerate() {
-            let places = places(&database.url(), ledger.users[user], name).await;
-            found.extend(misplaced(&ledger.book(), device, &places));
-        }
+    for (device, (user, name)) in CAST.into_iter().enumerate() {
+        let user = ledger.users[user];
+        let places = match world.backend.database() {
+            Some(database) => places_on_postgres(&database.url(), user, name).await,
+            None => places_on_sqlite(world.backend.folder(), user, name).await,
+        };
+        found.extend(misplaced(&ledger.book(), device, &places));
     }
     found
 }
@@ -41,7 +41,7 @@ fn undelivered(book: &Book) -> Vec<String> {
         if sent.receipt.is_none() || sent.may_be_gone {
             continue;
         }
-        for device in addressed(sent) {
+        for device in addressed(sent.from, sent.to) {
             let heard = &book.heard[device];
             if !sent.deleting && !heard.firsts.contains(id) {
                 found.push(format!("{id} of device {} never came to device {device}", sent.from));
@@ -107,7 +107,7 @@ struct Places {
     positions: Vec<(Uuid, i64)>,
 }
 
-async fn places(url: &str, user: Uuid, device: &str) -> Places {
+async fn places_on_postgres(url: &str, user: Uuid, device: &str) -> Places {
     let mut store = PgConnection::connect(url).await.unwrap();
     let head = "SELECT m.head FROM mailboxes m JOIN devices d USING (device_no) WHERE d.user_id = $1 AND d.device_id = $2";
     let head: (i64,) = sqlx::query_as(head).bind(user).bind(device).fetch_one(&mut store).await.unwrap();
@@ -115,6 +115,19 @@ async fn places(url: &str, user: Uuid, device: &str) -> Places {
         JOIN messages m ON m.device_nos @> ARRAY[d.device_no] \
         CROSS JOIN LATERAL unnest(m.device_nos, m.positions) AS p(device_no, position) \
         WHERE d.user_id = $1 AND d.device_id = $2 AND p.device_no = d.device_no ORDER BY p.position";
+    let positions = sqlx::query_as(positions).bind(user).bind(device).fetch_all(&mut store).await.unwrap();
+    store.close().await.unwrap();
+    Places { head: head.0, positions }
+}
+
+async fn places_on_sqlite(folder: &Path, user: Uuid, device: &str) -> Places {
+    let options = SqliteConnectOptions::new().filename(folder.join("restante.db")).read_only(true);
+    let mut store = SqliteConnection::connect_with(&options).await.unwrap();
+    let head = "SELECT m.head FROM mailboxes m JOIN devices d USING (device_no) WHERE d.user_id = ? AND d.device_id = ?";
+    let head: (i64,) = sqlx::query_as(head).bind(user).bind(device).fetch_one(&mut store).await.unwrap();
+    let positions = "SELECT m.message_id, p.value ->> 1 FROM devices d JOIN messages m \
+        JOIN json_each(m.places) p ON p.value ->> 0 = d.device_no \
+        WHERE d.user_id = ? AND d.device_id = ? ORDER BY p.value ->> 1";
     let positions = sqlx::query_as(positions).bind(user).bind(device).fetch_all(&mut store).await.unwrap();
     store.close().await.unwrap();
     Places { head: head.0, positions }
@@ -130,7 +143,8 @@ fn misplaced(book: &Book, device: usize, places: &Places) -> Vec<String> {
         found.push(format!("the mailbox of device {device} has gaps: {} and {place:?}", places.head));
     }
     for (id, sent) in &book.sent {
-        let expected = sent.receipt.is_some() && addressed(sent).any(|addressed| addressed == device);
+        let expected =
+            sent.receipt.is_some() && addressed(sent.from, sent.to).any(|addressed| addressed == device);
         if place.contains_key(id) != expected {
             found.push(format!("{id} is to be in the mailbox of device {device}: {expected}"));
         }

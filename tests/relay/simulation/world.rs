@@ -134,6 +134,22 @@ impl World {
             .await;
     }
 
+    /// Does something to every line to hot state, until the world is healed.
+    pub(super) fn harm_hot_state(&self, harm: Harm) {
+        for line in self.nodes.iter().filter_map(|node| node.hot.as_ref()) {
+            line.turn(harm.line(Place::Hot));
+        }
+    }
+
+    /// Passes nothing on that was swallowed in part.
+    pub(super) async fn mend_hot_state(&self) {
+        for line in self.nodes.iter().filter_map(|node| node.hot.as_ref()) {
+            line.turn(Line::Cut);
+            sleep(Duration::from_millis(20)).await;
+            line.turn(Line::Open);
+        }
+    }
+
     /// Ends a node, by a signal or a kill, and brings it back.
     pub(super) async fn restart(&self, node: &Node, killed: bool, away: Duration) {
         let mut program = node.program.lock().await;
@@ -213,15 +229,22 @@ async fn node(ground: Ground, backend: &Backend, redis: Option<&PrivateRedis>) -
     Node { program: Mutex::new(program), settings, clock, clients, store, hot }
 }
 
+impl Harm {
+    /// What a line between these does then.
+    fn line(self, place: Place) -> Line {
+        match self {
+            Self::Cut => Line::Cut,
+            Self::Swallows => Line::Swallows,
+            Self::Late => Line::Late(Duration::from_millis(15)),
+            // Of the store's answers only those to a commit leave it open whether something happened.
+            Self::Unanswered if matches!(place, Place::Store) => Line::Unanswered(b"COMMIT"),
+            Self::Unanswered => Line::Unanswered(b""),
+        }
+    }
+}
+
 async fn harm_line(line: &Proxy, place: Place, harm: Harm, lasts: Duration) {
-    line.turn(match harm {
-        Harm::Cut => Line::Cut,
-        Harm::Swallows => Line::Swallows,
-        Harm::Late => Line::Late(Duration::from_millis(15)),
-        // Of the store's answers only those to a commit leave it open whether something happened.
-        Harm::Unanswered if matches!(place, Place::Store) => Line::Unanswered(b"COMMIT"),
-        Harm::Unanswered => Line::Unanswered(b""),
-    });
+    line.turn(harm.line(place));
     sleep(lasts).await;
     if matches!(harm, Harm::Swallows) {
         // What was swallowed is missing: these connections cannot go on.

@@ -311,7 +311,7 @@ async fn play(nodes: [String; 2], redis: Option<&mut PrivateRedis>) {
     for (position, id) in sent.into_iter().flatten() {
         assert_eq!(log.ids.get(&position), Some(&id), "what was accepted is in the log");
     }
-    assert!(log.ids.keys().is_sorted_by(|one, next| one + 1 == *next), "the log has no gap");
+    assert!(log.ids.keys().is_sorted_by(|one, next| **one + 1 == **next), "the log has no gap");
     for reader in fickle.iter().chain([&steady]) {
         log.judge(reader);
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{messages, pair_at, sent};
+use super::{messages, pair, pair_at, sent};
 use crate::support::{
     client::{Device, Kind},
     crypto::{b64, opaque},
@@ -19,6 +19,9 @@ const READERS: usize = 100;
 
 /// Messages to each reader; together they do not fit into what the kernel keeps for a connection.
 const EACH: usize = 10;
+
+/// Messages of which a kernel left to itself keeps most.
+const ROOMY: usize = 30;
 
 const BODY: usize = 48 << 10;
 
@@ -84,5 +87,25 @@ async fn what_is_live_only_does_not_pile_up_for_a_reader_that_never_reads() {
     }
     let grown = resident(process.id()).saturating_sub(before);
     assert!(grown < 40 << 20, "the relay grew by {grown} bytes of 96 MB that it was to forget");
+    backend.finish().await;
+}
+
+/// What the kernel would keep for such a peer hides from the session that it does not read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_stalls_behind_roomy_buffers_is_told_why_it_was_closed() {
+    let backend = Backend::embedded();
+    let relay = backend.relay(&[("WS_STALL_TIMEOUT", "2"), ("METRICS_ADDRESS", "127.0.0.1:0")]).await;
+    let (alice, bob) = pair(&relay).await;
+    let mut wire = Wire::open_with(&bob, |_| {}).await;
+    wire.expect("queue_drained").await;
+    for _ in 0..ROOMY {
+        let body = json!({ "recipient_id": bob.user_id, "ciphertext": b64(opaque(90 << 10)) });
+        alice.send(&body).await.is(201);
+    }
+    eventually("the stalled is closed", Duration::from_secs(10), async || connected(&alice).await == 0).await;
+    let page = relay.metrics().await;
+    assert!(page.contains("restante_sockets_closed_total{reason=\"stalled\"} 1"), "{page}");
+    assert_eq!(wire.ended().await, Some(4408));
+    assert_eq!(bob.mailbox().await.len(), ROOMY);
     backend.finish().await;
 }

@@ -259,6 +259,19 @@ impl Device {
         self.queue("limit=100").await.is(200)["messages"].as_array().unwrap().clone()
     }
 
+    /// The messages of the mailbox, page by page to its end.
+    pub async fn whole_mailbox(&self) -> Vec<Value> {
+        let (mut messages, mut after) = (Vec::new(), json!(0));
+        loop {
+            let page = self.queue(&format!("limit=100&after={after}")).await.is(200);
+            messages.extend(page["messages"].as_array().unwrap().clone());
+            if page["more"] != true {
+                return messages;
+            }
+            after = page["next_after"].clone();
+        }
+    }
+
     pub async fn ack(&self, message_ids: &[&Value]) -> Answer {
         self.post(&format!("{}/ack", self.queue_path()), &json!({ "message_ids": message_ids })).await
     }

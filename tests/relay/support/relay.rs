@@ -127,7 +127,7 @@ impl Backend {
     pub async fn start(&self, settings: Settings<'_>, clock: Arc<dyn Clock>) -> TestRelay {
         let config = Config::from_vars(&BTreeMap::new(), &self.settings(settings)).unwrap();
         let relay = app::start(config, clock).await.unwrap_or_else(|error| panic!("not started: {error}"));
-        let address = relay.address();
+        let (address, metrics) = (relay.address(), relay.metrics_address());
         let (stop, asked) = oneshot::channel::<()>();
         let ended = tokio::spawn(relay.run_until(async {
             // A dropped sender asks as well.
@@ -135,7 +135,7 @@ impl Backend {
         }));
         let running = Arc::new(Running(Mutex::new(Some((stop, ended)))));
         self.running.lock().unwrap().push(Arc::clone(&running));
-        TestRelay { address, running }
+        TestRelay { address, metrics, running }
     }
 
     /// Stops what still runs.
@@ -164,6 +164,7 @@ impl Running {
 /// A running relay.
 pub struct TestRelay {
     pub address: SocketAddr,
+    metrics: Option<SocketAddr>,
     running: Arc<Running>,
 }
 
@@ -171,6 +172,14 @@ impl TestRelay {
     /// Its address as clients dial it.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Its figures as Prometheus is told them.
+    pub async fn metrics(&self) -> String {
+        let address = self.metrics.expect("METRICS_ADDRESS is set");
+        let page = reqwest::get(format!("http://{address}/metrics")).await.unwrap();
+        assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
+        page.text().await.unwrap()
     }
 
     /// Stops it gracefully and waits for the end.

@@ -40,11 +40,19 @@ impl WireFrame {
 impl Wire {
     /// Opens a socket of a device that gives the kernel as little room as it takes.
     pub(crate) async fn open(device: &Device) -> Self {
+        Self::open_with(device, |socket| {
+            socket.set_recv_buffer_size(4096).unwrap();
+            // A small segment keeps the sender's own buffer small too.
+            socket2::SockRef::from(socket).set_tcp_mss(1000).unwrap();
+        })
+        .await
+    }
+
+    /// Opens a socket of a device over a connection that was prepared so.
+    pub(crate) async fn open_with(device: &Device, prepare: impl Fn(&TcpSocket)) -> Self {
         let address = authority(&device.base).parse().unwrap();
         let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        // A small segment keeps the sender's own buffer small too.
-        socket2::SockRef::from(&socket).set_tcp_mss(1000).unwrap();
+        prepare(&socket);
         let mut stream = socket.connect(address).await.unwrap();
         let request = format!(
             "GET /ws/{}/{} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
