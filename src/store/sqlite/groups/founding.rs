@@ -9,7 +9,8 @@ use super::{
     super::{Context, Emitted},
     admit, epochs,
     log::{self, Entered},
-    members, rows as columns,
+    members,
+    rows::{self as columns, Kept},
     windows::{self, Opening},
 };
 use crate::{
@@ -210,7 +211,9 @@ pub(super) async fn reset(
     context: Context,
 ) -> Result<(GroupReset, Emitted), sqlx::Error> {
     let refused = |outcome| Ok((outcome, Emitted::default()));
-    let Some(kept) = columns::find(tx, new.group_id).await? else { return refused(GroupReset::NotMember) };
+    let Some(kept) = columns::find(tx, new.group_id).await?.filter(Kept::is_mls) else {
+        return refused(GroupReset::NotMember);
+    };
     let Some(role) = columns::role_of(tx, new.group_id, new.by.user_id).await? else {
         return refused(GroupReset::NotMember);
     };
@@ -218,7 +221,7 @@ pub(super) async fn reset(
     if same && kept.group.generation == generation + 1 {
         return refused(GroupReset::Repeated(kept.group, kept.reset_at));
     }
-    if role != Role::Owner || !kept.is_mls() {
+    if role != Role::Owner {
         return refused(GroupReset::NotAllowed);
     }
     let is_weaker = new.handshake as i64 > kept.group.handshake as i64;
