@@ -135,3 +135,58 @@ async fn a_lane_that_is_full_says_so_at_once_and_does_nothing() {
     assert_eq!(lane.submit(Good(5), 10).await.unwrap(), 5, "what was answered makes room");
     assert_eq!(engine.tried(), [vec![Good(1), Good(3)], vec![Good(5)]]);
 }
+
+/// An engine in which whatever has the tens digit of `held` is held by somebody else, for so many rounds.
+#[derive(Clone, Default)]
+struct Held {
+    tried: Arc<Mutex<Vec<Vec<u32>>>>,
+    waited: Arc<Mutex<Vec<Vec<u32>>>>,
+    held: u32,
+    rounds: Arc<AtomicU32>,
+}
+
+impl Commit<u32, u32> for Held {
+    fn commit<'a>(&'a self, batch: &'a [u32]) -> BoxFuture<'a, Result<Vec<u32>, Fault>> {
+        self.waited.lock().unwrap().push(batch.to_vec());
+        self.rounds.store(0, Ordering::SeqCst);
+        async { Ok(batch.to_vec()) }.boxed()
+    }
+
+    fn commit_free<'a>(&'a self, batch: &'a [u32]) -> BoxFuture<'a, Result<Vec<Option<u32>>, Fault>> {
+        self.tried.lock().unwrap().push(batch.to_vec());
+        let is_held =
+            self.rounds.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        let free = move |number: &u32| (!is_held || number / 10 != self.held).then_some(*number);
+        async move { Ok(batch.iter().map(free).collect()) }.boxed()
+    }
+
+    fn wait_together(&self, one: &u32, other: &u32) -> bool {
+        one / 10 == other / 10
+    }
+}
+
+async fn pass_over(rounds: u32, numbers: &[u32]) -> Held {
+    let engine = Held { held: 1, ..Held::default() };
+    engine.rounds.store(rounds, Ordering::SeqCst);
+    let lane = Lane::start(Bounds { batch: 3, ..ROOMY }, engine.clone());
+    let answers: Vec<_> = numbers.iter().map(|number| lane.submit(*number, 1)).collect();
+    let answers = futures_util::future::try_join_all(answers).await.unwrap();
+    assert_eq!(answers, numbers, "everybody is answered, and with its own");
+    engine
+}
+
+#[tokio::test]
+async fn what_was_passed_over_goes_first_in_the_next_batch_and_in_order() {
+    let engine = pass_over(2, &[10, 20, 11, 30, 12]).await;
+    let tried = engine.tried.lock().unwrap().clone();
+    assert_eq!(tried, [vec![10, 20, 11], vec![10, 11, 30], vec![10, 11, 12]]);
+    assert!(engine.waited.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_passed_over_three_times_waits_alone() {
+    let engine = pass_over(u32::MAX, &[10, 11, 20, 30, 12]).await;
+    let tried = engine.tried.lock().unwrap().clone();
+    assert_eq!(tried, [[10, 11, 20].as_slice(), &[10, 11, 30], &[10, 11, 12]]);
+    assert_eq!(*engine.waited.lock().unwrap(), [vec![10, 11, 12]], "with what waits for the same");
+}

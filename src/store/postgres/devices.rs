@@ -4,14 +4,12 @@ use sqlx::{Error, PgConnection, PgPool};
 
 use super::{
     audit::{self, Event},
-    rows::{DeviceRow, at, corrupt, device_number, missing, signature},
+    rows::{DeviceRow, at, device_number},
     standing::lock_user,
+    stock,
 };
 use crate::{
-    domain::{
-        Device, DeviceNo, DeviceNumber, MlsSignatureKey, Pseudonym, SecurityEvent, SignatureScheme,
-        Timestamp, UserId,
-    },
+    domain::{Device, DeviceNo, DeviceNumber, Pseudonym, SecurityEvent, Timestamp, UserId},
     store::LinkOffer,
 };
 
@@ -77,21 +75,9 @@ pub(super) async fn list(pool: &PgPool, user: UserId) -> Result<Vec<Device>, Err
     .fetch_all(pool)
     .await?;
     let mut devices = rows.into_iter().map(DeviceRow::device).collect::<Result<Vec<_>, Error>>()?;
-    let numbers: Vec<i64> = devices.iter().map(|device| device.device_no.0).collect();
-    let keys: Vec<(i64, i16, Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
-        "SELECT device_no, scheme, public_key, signature FROM mls_keys \
-         WHERE device_no = ANY($1) AND current ORDER BY device_no, scheme",
-    )
-    .bind(numbers)
-    .fetch_all(pool)
-    .await?;
-    for (device_no, scheme, public_key, signed) in keys {
-        let key = MlsSignatureKey {
-            scheme: SignatureScheme::new(scheme.into()).map_err(corrupt)?,
-            public_key: public_key.into(),
-            signature: signature(&signed.ok_or_else(missing)?)?,
-        };
-        let owner = devices.iter_mut().find(|device| device.device_no.0 == device_no);
+    let numbers: Vec<DeviceNo> = devices.iter().map(|device| device.device_no).collect();
+    for (owner, key) in stock::keys_of(pool, &numbers).await? {
+        let owner = devices.iter_mut().find(|device| device.device_no == owner);
         owner.into_iter().for_each(|device| device.mls_signature_keys.push(key.clone()));
     }
     Ok(devices)

@@ -36,6 +36,8 @@ mod device_races;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod group_races;
+#[cfg(test)]
 mod logins;
 #[cfg(test)]
 mod plans;

@@ -20,6 +20,7 @@ use crate::{
     store::{
         ClaimedPackage, IssuedPackage, Limits, MlsKeySet, OneTimeKeys, PackageActs, PackageUpload,
         PackagesPublished, StoreError,
+        package_ledger::{Refused, offered},
     },
 };
 
@@ -127,18 +128,18 @@ async fn publish(
     upload: &PackageUpload,
     now: Timestamp,
 ) -> Result<PackagesPublished, Error> {
-    let named = stock::in_order(upload);
+    let offered = offered(upload);
     let mut tx = pool.begin().await?;
     let Some(owner) = lock_owner(&mut tx, device).await? else { return Ok(PackagesPublished::Gone) };
-    let fresh = match stock::fresh(&mut tx, owner.user, device, &named).await? {
+    let fresh = match stock::fresh(&mut tx, owner.user, device, &offered).await? {
         Ok(fresh) => fresh,
-        Err(stock::Refusal::KeyUnknown(place)) => return Ok(PackagesPublished::SignatureKeyUnknown(place)),
-        Err(stock::Refusal::Reused(place)) => return Ok(PackagesPublished::Reused(place)),
+        Err(Refused::SignatureKeyUnknown(place)) => return Ok(PackagesPublished::SignatureKeyUnknown(place)),
+        Err(Refused::Reused(place)) => return Ok(PackagesPublished::Reused(place)),
     };
     stock::enter(&mut tx, owner.user, device, &fresh).await?;
     let (onetime, lasting): (i64, i64) =
         sqlx::query_as(STOCK).bind(device.0).bind(at(now)).fetch_one(&mut *tx).await?;
-    let adds = fresh.iter().any(stock::Named::is_onetime);
+    let adds = fresh.iter().any(|one| !one.is_last_resort());
     if adds && onetime > i64::from(limits.max_prekeys) {
         return Ok(PackagesPublished::TooMany);
     }
@@ -146,7 +147,7 @@ async fn publish(
     let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     Ok(PackagesPublished::Published {
         accepted: small(fresh.len()),
-        already_known: small(named.len() - fresh.len()),
+        already_known: small(offered.len() - fresh.len()),
         count: count(onetime),
         has_last_resort: lasting > 0,
     })

@@ -5,11 +5,12 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use super::{
     accept, audit, bundles, expiry,
     fixtures::{Database, register, registration, send, stored, user},
-    history, mailbox, notices, revocations, sessions, write_batch,
+    groups::statements,
+    history, mailbox, notices, packages, revocations, sessions, write_batch,
 };
 
-/// Three thousand users with a device, and ten messages for each.
-const FILL: [&str; 7] = [
+/// Three thousand users with a device, ten messages and a group of ten for each.
+const FILL: [&str; 13] = [
     "INSERT INTO users SELECT gen_random_uuid(), now() FROM generate_series(1, 3000)",
     "INSERT INTO devices (user_id, device_id, device_number, registration_id, created_at, last_seen, identity_key) \
         SELECT user_id, 'phone', 1, 1, now(), now(), '\\x00' FROM users",
@@ -25,10 +26,27 @@ const FILL: [&str; 7] = [
         FROM messages ON CONFLICT DO NOTHING",
     "INSERT INTO revocations (device_no, revoked_at) \
         SELECT device_no, now() - device_no * interval '20 seconds' FROM devices",
+    "INSERT INTO groups (group_id, handshake, external_join, head) SELECT user_id, 2, 0, 10 FROM users",
+    "INSERT INTO group_profiles (group_id, created_by, created_at, founder_no, founding) \
+        SELECT group_id, group_id, now(), 1, '\\x00' FROM groups",
+    "INSERT INTO group_members (group_id, user_id, role, joined_at) \
+        SELECT d.user_id, o.user_id, CASE WHEN o.user_id = d.user_id THEN 2 ELSE 0 END, now() \
+        FROM devices d JOIN devices o ON o.device_no BETWEEN d.device_no AND d.device_no + 9",
+    "INSERT INTO group_windows (device_no, group_id, opened_after, closed_at, cursor, gate, joined_epoch) \
+        SELECT o.device_no, d.user_id, 10 * e, CASE WHEN e = 0 THEN 5 END, 10 * e, 1, 0 \
+        FROM devices d JOIN devices o ON o.device_no BETWEEN d.device_no AND d.device_no + 9, generate_series(0, 1) e",
+    "INSERT INTO group_log (group_id, position, kind, message_id, digest, sender_no, sender_id, epoch, message_type, \
+        accepted_at, expires_at, body) \
+        SELECT group_id, position, 0, gen_random_uuid(), '\\x00', 1, group_id, 0, 1, now(), \
+            now() + interval '1 day', '\\x00' FROM groups, generate_series(1, 10) position",
+    "INSERT INTO key_packages (reference, device_no, user_id, cipher_suite, last_resort, signature_key, \
+        init_key_digest, body_digest, not_after, body) \
+        SELECT uuid_send(gen_random_uuid()), device_no, user_id, 1, false, '\\x00', uuid_send(gen_random_uuid()), \
+            '\\x00', now() + interval '1 day', '\\x00' FROM devices, generate_series(1, 5)",
 ];
 
 /// The statements that run for every message, bundle and reader.
-const BUSY: [(&str, &str); 18] = [
+const BUSY: [(&str, &str); 36] = [
     ("lock mailboxes", accept::LOCK_MAILBOXES),
     ("known", accept::KNOWN),
     ("participants", accept::PARTICIPANTS),
@@ -47,6 +65,24 @@ const BUSY: [(&str, &str); 18] = [
     ("waiting lists", notices::WAITING_LISTS),
     ("trail", audit::PAGE),
     ("revocations", revocations::SINCE),
+    ("lock free groups", statements::LOCK_FREE),
+    ("lock groups", statements::LOCK),
+    ("known to groups", statements::KNOWN),
+    ("senders", statements::SENDERS),
+    ("write to groups", statements::WRITE),
+    ("heads of groups", statements::HEADS),
+    ("log", statements::PAGE),
+    ("standing", statements::STANDING),
+    ("groups of a user", statements::GROUPS_OF),
+    ("windows", statements::READABLE),
+    ("windows of a group", statements::READABLE_IN),
+    ("cursors", statements::ACK),
+    ("items of groups", statements::POST),
+    ("old entries", statements::OLD_ENTRIES),
+    ("ended bodies of groups", statements::ENDED_BODIES),
+    ("use packages", statements::USE_PACKAGES),
+    ("take a package", packages::TAKE),
+    ("issued packages", packages::ISSUED),
 ];
 
 /// What the function `erase_item` of the migrations does.

@@ -18,7 +18,11 @@ use crate::{
         Caller, Delivery, DeviceNo, DeviceNumber, LinkedBy, Pseudonym, SecurityEvent, SignedPreKey,
         Timestamp, UserId,
     },
-    store::{Limits, Principal, Registered, Registration, ledger::keys_of_registration},
+    store::{
+        Limits, Principal, Registered, Registration,
+        ledger::keys_of_registration,
+        package_ledger::{Refused, offered},
+    },
 };
 
 /// What became of the registration, and what to hand to hot delivery; anything but `Registered` rolls back.
@@ -104,14 +108,14 @@ async fn enter_mls(
             return Ok(Some(Registered::MlsKeyReused(key.scheme)));
         }
     }
-    let named = stock::in_order(&new.packages);
-    Ok(match stock::fresh(tx, new.user_id, device, &named).await? {
+    let offered = offered(&new.packages);
+    Ok(match stock::fresh(tx, new.user_id, device, &offered).await? {
         Ok(fresh) => {
             stock::enter(tx, new.user_id, device, &fresh).await?;
             None
         }
-        Err(stock::Refusal::KeyUnknown(place)) => Some(Registered::PackageKeyUnknown(place)),
-        Err(stock::Refusal::Reused(place)) => Some(Registered::PackageReused(place)),
+        Err(Refused::SignatureKeyUnknown(place)) => Some(Registered::PackageKeyUnknown(place)),
+        Err(Refused::Reused(place)) => Some(Registered::PackageReused(place)),
     })
 }
 

@@ -1,114 +1,77 @@
 //! The stock of MLS keys and key packages: which may come, and how they are entered.
 
-use std::collections::{HashMap, HashSet};
+use sqlx::{Error, FromRow, PgConnection, PgExecutor};
 
-use sqlx::{Error, FromRow, PgConnection};
-
-use super::rows::{at, corrupt, digest};
+use super::rows::{at, corrupt, device_numbers, digest, missing, signature};
 use crate::{
-    domain::{DeviceNo, KeyPackage, MlsSignatureKey, SignatureScheme, UserId},
-    store::{PackagePlace, PackageUpload},
+    domain::{DeviceNo, KeyPackageRef, MlsSignatureKey, SignatureScheme, UserId},
+    store::package_ledger::{Offered, PackageLedger, Refused},
 };
-
-/// A package of an upload.
-#[derive(Clone)]
-pub(super) struct Named<'a> {
-    place: PackagePlace,
-    package: &'a KeyPackage,
-    /// BLAKE3 of its body.
-    digest: [u8; 32],
-}
-
-impl Named<'_> {
-    pub(super) fn is_onetime(&self) -> bool {
-        match self.place {
-            PackagePlace::OneTime(_) => true,
-            PackagePlace::LastResort => false,
-        }
-    }
-}
-
-/// Every package of an upload, in the order in which they are looked at.
-pub(super) fn in_order(upload: &PackageUpload) -> Vec<Named<'_>> {
-    let onetime =
-        upload.packages.iter().enumerate().map(|(index, package)| (PackagePlace::OneTime(index), package));
-    let last_resort = upload.last_resort.iter().map(|package| (PackagePlace::LastResort, package));
-    onetime
-        .chain(last_resort)
-        .map(|(place, package)| Named { place, package, digest: blake3::hash(&package.body).into() })
-        .collect()
-}
-
-/// Why packages may not come: the first that must not.
-pub(super) enum Refusal {
-    KeyUnknown(PackagePlace),
-    Reused(PackagePlace),
-}
 
 #[derive(FromRow)]
 struct HeldRow {
     reference: Vec<u8>,
     device_no: i64,
+    is_users: bool,
     init_key_digest: Vec<u8>,
     body_digest: Vec<u8>,
 }
 
 pub(crate) const HELD: &str = "\
-    SELECT reference, device_no, init_key_digest, body_digest FROM key_packages WHERE reference = ANY($1) UNION \
-    SELECT reference, device_no, init_key_digest, body_digest FROM key_packages \
+    SELECT reference, device_no, user_id = $2 AS is_users, init_key_digest, body_digest FROM key_packages \
+    WHERE reference = ANY($1) UNION ALL \
+    SELECT reference, device_no, true, init_key_digest, body_digest FROM key_packages \
     WHERE user_id = $2 AND init_key_digest = ANY($3)";
 
-/// Those that are new, under the lock of the user's row; or the first that must not come.
-pub(super) async fn fresh<'a>(
+/// Those of a device's packages that are new, under the lock of its user's row; or the first that must not come.
+pub(super) async fn fresh<'k, 'a>(
     tx: &mut PgConnection,
     user: UserId,
     device: DeviceNo,
-    named: &[Named<'a>],
-) -> Result<Result<Vec<Named<'a>>, Refusal>, Error> {
+    offered: &'k [Offered<'a>],
+) -> Result<Result<Vec<&'k Offered<'a>>, Refused>, Error> {
     let rows: Vec<HeldRow> = sqlx::query_as(HELD)
-        .bind(named.iter().map(|named| named.package.reference.0.as_slice()).collect::<Vec<_>>())
+        .bind(offered.iter().map(|one| one.package.reference.0.as_slice()).collect::<Vec<_>>())
         .bind(user.uuid())
-        .bind(named.iter().map(|named| named.package.init_key_digest.as_slice()).collect::<Vec<_>>())
+        .bind(offered.iter().map(|one| one.package.init_key_digest.as_slice()).collect::<Vec<_>>())
         .fetch_all(&mut *tx)
         .await?;
-    let mut known: HashMap<[u8; 32], (i64, [u8; 32])> = HashMap::new();
-    let mut init_keys: HashSet<[u8; 32]> = HashSet::new();
+    let mut ledger = PackageLedger::default();
     for row in rows {
-        known.insert(digest(&row.reference)?, (row.device_no, digest(&row.body_digest)?));
-        init_keys.insert(digest(&row.init_key_digest)?);
+        let reference = KeyPackageRef(digest(&row.reference)?);
+        if row.device_no == device.0 {
+            ledger.hold_own(reference, digest(&row.body_digest)?);
+        } else {
+            ledger.hold_foreign(reference);
+        }
+        if row.is_users {
+            ledger.hold_init_key(digest(&row.init_key_digest)?);
+        }
     }
-    let keys = current_keys(tx, device).await?;
-    let mut fresh = Vec::with_capacity(named.len());
-    for named in named {
-        let (package, place) = (named.package, named.place);
-        match known.get(&package.reference.0) {
-            Some(held) if *held == (device.0, named.digest) => continue,
-            Some(_) => return Ok(Err(Refusal::Reused(place))),
-            None => {}
-        }
-        if keys.get(&package.cipher_suite.signature_scheme()) != Some(&package.signature_key.to_vec()) {
-            return Ok(Err(Refusal::KeyUnknown(place)));
-        }
-        if !init_keys.insert(package.init_key_digest) {
-            return Ok(Err(Refusal::Reused(place)));
-        }
-        known.insert(package.reference.0, (device.0, named.digest));
-        fresh.push(named.clone());
-    }
-    Ok(Ok(fresh))
+    let keys: Vec<MlsSignatureKey> = keys_of(tx, &[device]).await?.into_iter().map(|(_, key)| key).collect();
+    Ok(ledger.fresh(offered, &keys))
 }
 
-async fn current_keys(
-    tx: &mut PgConnection,
-    device: DeviceNo,
-) -> Result<HashMap<SignatureScheme, Vec<u8>>, Error> {
-    let rows: Vec<(i16, Vec<u8>)> =
-        sqlx::query_as("SELECT scheme, public_key FROM mls_keys WHERE device_no = $1 AND current")
-            .bind(device.0)
-            .fetch_all(tx)
-            .await?;
-    let key =
-        |(scheme, key): (i16, Vec<u8>)| Ok((SignatureScheme::new(scheme.into()).map_err(corrupt)?, key));
+/// The current signature keys of these devices, by device and scheme.
+pub(super) async fn keys_of(
+    executor: impl PgExecutor<'_>,
+    devices: &[DeviceNo],
+) -> Result<Vec<(DeviceNo, MlsSignatureKey)>, Error> {
+    let rows: Vec<(i64, i16, Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
+        "SELECT device_no, scheme, public_key, signature FROM mls_keys \
+         WHERE device_no = ANY($1) AND current ORDER BY device_no, scheme",
+    )
+    .bind(device_numbers(devices))
+    .fetch_all(executor)
+    .await?;
+    let key = |(device, scheme, public_key, signed): (i64, i16, Vec<u8>, Option<Vec<u8>>)| {
+        let key = MlsSignatureKey {
+            scheme: SignatureScheme::new(scheme.into()).map_err(corrupt)?,
+            public_key: public_key.into(),
+            signature: signature(&signed.ok_or_else(missing)?)?,
+        };
+        Ok((DeviceNo(device), key))
+    };
     rows.into_iter().map(key).collect()
 }
 
@@ -117,15 +80,15 @@ pub(super) async fn enter(
     tx: &mut PgConnection,
     user: UserId,
     device: DeviceNo,
-    fresh: &[Named<'_>],
+    fresh: &[&Offered<'_>],
 ) -> Result<(), Error> {
     if fresh.is_empty() {
         return Ok(());
     }
-    let suite = |named: &Named<'_>| i16::try_from(named.package.cipher_suite.number()).map_err(corrupt);
+    let suite = |one: &&Offered<'_>| i16::try_from(one.package.cipher_suite.number()).map_err(corrupt);
     let suites = fresh.iter().map(suite).collect::<Result<Vec<_>, _>>()?;
     let replaced: Vec<i16> =
-        fresh.iter().zip(&suites).filter(|(named, _)| !named.is_onetime()).map(|(_, suite)| *suite).collect();
+        fresh.iter().zip(&suites).filter(|(one, _)| one.is_last_resort()).map(|(_, suite)| *suite).collect();
     if !replaced.is_empty() {
         sqlx::query(
             "UPDATE key_packages SET state = 1, body = NULL \
@@ -148,14 +111,14 @@ pub(super) async fn enter(
     )
     .bind(device.0)
     .bind(user.uuid())
-    .bind(fresh.iter().map(|named| named.package.reference.0.as_slice()).collect::<Vec<_>>())
+    .bind(fresh.iter().map(|one| one.package.reference.0.as_slice()).collect::<Vec<_>>())
     .bind(suites)
-    .bind(fresh.iter().map(|named| !named.is_onetime()).collect::<Vec<_>>())
-    .bind(fresh.iter().map(|named| &*named.package.signature_key).collect::<Vec<_>>())
-    .bind(fresh.iter().map(|named| named.package.init_key_digest.as_slice()).collect::<Vec<_>>())
-    .bind(fresh.iter().map(|named| named.digest.as_slice()).collect::<Vec<_>>())
-    .bind(fresh.iter().map(|named| at(named.package.not_after)).collect::<Vec<_>>())
-    .bind(fresh.iter().map(|named| &*named.package.body).collect::<Vec<_>>())
+    .bind(fresh.iter().map(|one| one.is_last_resort()).collect::<Vec<_>>())
+    .bind(fresh.iter().map(|one| &*one.package.signature_key).collect::<Vec<_>>())
+    .bind(fresh.iter().map(|one| one.package.init_key_digest.as_slice()).collect::<Vec<_>>())
+    .bind(fresh.iter().map(|one| one.digest.as_slice()).collect::<Vec<_>>())
+    .bind(fresh.iter().map(|one| at(one.package.not_after)).collect::<Vec<_>>())
+    .bind(fresh.iter().map(|one| &*one.package.body).collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())

@@ -134,7 +134,8 @@ pub(super) async fn reset(
     let nothing = |became| Ok((became, Handed::default()));
     let state = founding::digested(new);
     let mut tx = pool.begin().await?;
-    let Some(mut locked) = lock(&mut tx, new.group_id).await? else {
+    let locked = lock(&mut tx, new.group_id).await?;
+    let Some(mut locked) = locked.filter(|locked| locked.handshake != Handshake::None) else {
         return nothing(GroupReset::NotMember);
     };
     let Some(role) = role_of(&mut tx, new.group_id, new.by.user_id).await? else {
@@ -143,7 +144,7 @@ pub(super) async fn reset(
     if let Some((group, position)) = repeated(&mut tx, &locked, new, generation).await? {
         return nothing(GroupReset::Repeated(group, position));
     }
-    if role != Role::Owner || locked.handshake == Handshake::None {
+    if role != Role::Owner {
         return nothing(GroupReset::NotAllowed);
     }
     let weaker = new.handshake as i16 > locked.handshake as i16;

@@ -6,6 +6,7 @@ use super::{
     super::rows::at,
     epochs,
     invites::refused,
+    roster_rows,
     rows::{lock, may_write, role_of},
 };
 use crate::{
@@ -61,12 +62,7 @@ pub(super) async fn set_role(
     // The former owner first: there is never a second one.
     let former = (role == Role::Owner).then_some((by.user_id, Role::Admin));
     for (user, role) in former.into_iter().chain([(user, role)]) {
-        sqlx::query("UPDATE group_members SET role = $3 WHERE group_id = $1 AND user_id = $2")
-            .bind(group.uuid())
-            .bind(user.uuid())
-            .bind(role as i16)
-            .execute(&mut *tx)
-            .await?;
+        roster_rows::set_role(&mut tx, group, user, role).await?;
     }
     locked.write(&mut tx).await?;
     tx.commit().await?;

@@ -3,8 +3,11 @@
 use sqlx::{Error, PgConnection};
 use uuid::Uuid;
 
-use super::super::rows::at;
-use crate::domain::{DeviceNo, GroupId, Role, Timestamp, UserId};
+use super::{super::rows::at, rows::role};
+use crate::{
+    domain::{DeviceNo, GroupId, Role, Timestamp, UserId},
+    store::group_rules::heir,
+};
 
 /// Adds users who are not in the group yet, in this order.
 pub(super) async fn add_users(
@@ -90,15 +93,61 @@ pub(super) async fn remove_leafless(
     Ok(())
 }
 
-/// Gives the owner's role, where nobody has it, to the oldest admin, else to the oldest member.
+/// Everybody in a group, in the order of joining.
+pub(super) async fn in_order(tx: &mut PgConnection, group: GroupId) -> Result<Vec<(UserId, Role)>, Error> {
+    let rows: Vec<(Uuid, i16)> =
+        sqlx::query_as("SELECT user_id, role FROM group_members WHERE group_id = $1 ORDER BY joined")
+            .bind(group.uuid())
+            .fetch_all(tx)
+            .await?;
+    rows.into_iter().map(|(user, column)| Ok((UserId::new(user), role(column)?))).collect()
+}
+
+pub(super) async fn set_role(
+    tx: &mut PgConnection,
+    group: GroupId,
+    user: UserId,
+    role: Role,
+) -> Result<(), Error> {
+    sqlx::query("UPDATE group_members SET role = $3 WHERE group_id = $1 AND user_id = $2")
+        .bind(group.uuid())
+        .bind(user.uuid())
+        .bind(role as i16)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Gives the owner's role to an heir, where nobody has it.
 pub(super) async fn hand_over(tx: &mut PgConnection, group: GroupId) -> Result<(), Error> {
-    sqlx::query(
-        "UPDATE group_members SET role = 2 WHERE group_id = $1 AND user_id = ( \
-            SELECT user_id FROM group_members WHERE group_id = $1 ORDER BY role DESC, joined LIMIT 1) \
-         AND NOT EXISTS (SELECT FROM group_members WHERE group_id = $1 AND role = 2)",
+    let has_owner: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM group_members WHERE group_id = $1 AND role = 2)")
+            .bind(group.uuid())
+            .fetch_one(&mut *tx)
+            .await?;
+    if has_owner {
+        return Ok(());
+    }
+    match heir(in_order(tx, group).await?) {
+        Some(heir) => set_role(tx, group, heir, Role::Owner).await,
+        None => Ok(()),
+    }
+}
+
+/// Where no active device of the owner stays in the group, hands its role to a user of whom one stays.
+pub(super) async fn hand_over_if_left(tx: &mut PgConnection, group: GroupId) -> Result<(), Error> {
+    let staying: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT DISTINCT l.user_id FROM group_leaves l JOIN mailboxes b ON b.device_no = l.device_no \
+         WHERE l.group_id = $1 AND NOT l.leaving",
     )
     .bind(group.uuid())
-    .execute(tx)
+    .fetch_all(&mut *tx)
     .await?;
-    Ok(())
+    let mut members = in_order(tx, group).await?;
+    let owner = members.iter().find(|(_, role)| *role == Role::Owner).map(|(user, _)| *user);
+    members.retain(|(user, _)| staying.contains(&user.uuid()));
+    let Some(owner) = owner.filter(|owner| !staying.contains(&owner.uuid())) else { return Ok(()) };
+    let Some(heir) = heir(members) else { return Ok(()) };
+    set_role(tx, group, owner, Role::Member).await?;
+    set_role(tx, group, heir, Role::Owner).await
 }

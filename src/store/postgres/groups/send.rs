@@ -278,3 +278,39 @@ async fn write(tx: &mut PgConnection, mut writes: Writes<'_>) -> Result<(), Erro
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::domain::{Caller, DeviceId, DeviceNumber, MessageType};
+
+    fn send(device: i64, group: u128) -> GroupSend {
+        GroupSend {
+            sender: Caller {
+                user_id: UserId::new(Uuid::from_u128(7)),
+                device_id: DeviceId::parse("phone").unwrap(),
+                device_number: DeviceNumber::new(1).unwrap(),
+                device_no: DeviceNo(device),
+            },
+            group_id: GroupId::new(Uuid::from_u128(group)),
+            message_id: MessageId::new(Uuid::new_v4()),
+            digest: [1; 32],
+            epoch: None,
+            message_type: MessageType::Opaque,
+            expires_at: None,
+            body: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_overtakes_what_is_held_in_its_group_or_from_its_device() {
+        let held = GroupId::new(Uuid::from_u128(1));
+        // To the held group; from the same device; to that one's group; from a device that has nothing to do with it.
+        let batch =
+            [send(1, 2), send(1, 1), send(2, 3), send(1, 4), send(3, 4), send(3, 5), send(2, 5), send(4, 3)];
+        let turns = turns(&batch, |group| group == held);
+        assert_eq!(turns, [true, false, true, false, false, false, false, true]);
+    }
+}
