@@ -168,7 +168,7 @@ impl Commit<u32, u32> for Held {
 async fn pass_over(rounds: u32, numbers: &[u32]) -> Held {
     let engine = Held { held: 1, ..Held::default() };
     engine.rounds.store(rounds, Ordering::SeqCst);
-    let lane = Lane::start(Bounds { batch: 3, ..ROOMY }, engine.clone());
+    let lane = Lane::start("tests", Bounds { batch: 3, ..ROOMY }, engine.clone());
     let answers: Vec<_> = numbers.iter().map(|number| lane.submit(*number, 1)).collect();
     let answers = futures_util::future::try_join_all(answers).await.unwrap();
     assert_eq!(answers, numbers, "everybody is answered, and with its own");
