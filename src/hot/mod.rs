@@ -29,7 +29,7 @@ use crate::domain::{
 
 pub use budgets::Budgets;
 pub use line::{End, Line, Overlooked, Signal};
-pub use rooms::{Doubts, Reading, Room, Turn};
+pub use rooms::{Heard, Reading, Room, Turn};
 pub use stretch::{Form, Next, Stretch, Told};
 pub use switchboard::{Seat, Sessions, Switchboard};
 pub use watching::Watch;

@@ -27,9 +27,12 @@ const RECENT_ENTRIES: usize = 1 << 16;
 /// How long nobody asks a store again that could not be asked for a log.
 const REST: Duration = Duration::from_secs(1);
 
-/// How often the room's knowledge was doubted when a read began, so that what came meanwhile is not overlooked.
+/// What a room had heard when a read began, so that what comes meanwhile is not overlooked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Doubts(u64);
+pub struct Heard {
+    doubts: u64,
+    news: u64,
+}
 
 /// A group that sessions of this process read.
 pub struct Room {
@@ -45,6 +48,8 @@ struct State {
     recent: Stretch,
     /// The last position heard of.
     head: Position,
+    /// How often it was heard that the head moved.
+    news: u64,
     /// Whether `head` is the log's, but for what is being told at this moment.
     sure: bool,
     doubts: u64,
@@ -77,6 +82,15 @@ impl Turn<'_> {
 }
 
 impl State {
+    fn raise(&mut self, head: Position) -> bool {
+        let news = head > self.head;
+        if news {
+            self.head = head;
+            self.news += 1;
+        }
+        news
+    }
+
     fn stir(&self, group: GroupId) {
         for line in self.lines.values() {
             line.stir(group);
@@ -89,6 +103,7 @@ impl Room {
         let state = State {
             recent: Stretch::default(),
             head: Position::START,
+            news: 0,
             sure: false,
             doubts: 0,
             lines: HashMap::new(),
@@ -121,8 +136,7 @@ impl Room {
     /// The log reaches at least up to here.
     pub fn hear_of(&self, head: Position) {
         let mut state = lock(&self.state);
-        if head > state.head {
-            state.head = head;
+        if state.raise(head) {
             state.stir(self.group);
         }
     }
@@ -134,8 +148,9 @@ impl Room {
 
     /// To be asked before a read, and told with what was read.
     #[must_use]
-    pub fn doubts(&self) -> Doubts {
-        Doubts(lock(&self.state).doubts)
+    pub fn heard(&self) -> Heard {
+        let state = lock(&self.state);
+        Heard { doubts: state.doubts, news: state.news }
     }
 
     /// Whether somebody reads the log here.
@@ -173,8 +188,8 @@ pub struct Reading {
     pub more: bool,
     /// The log's head as of the same moment.
     pub head: Position,
-    /// How often the room was doubted when the read began.
-    pub doubts: Doubts,
+    /// What the room had heard when the read began.
+    pub heard: Heard,
 }
 
 /// Every room of a process, and what they keep of their logs.
@@ -231,7 +246,7 @@ impl Rooms {
         let told = Told::new(entry, &room.weight);
         let mut state = lock(&room.state);
         let is_new = state.recent.add(Position(position.0 - 1), told);
-        state.head = state.head.max(position);
+        state.raise(position);
         state.stir(room.group);
         drop(state);
         if is_new {
@@ -258,13 +273,17 @@ impl Rooms {
             }
             after = position;
         }
+        // The store knows better than what was told of an entry, unless that came since.
+        if state.news == reading.heard.news {
+            state.head = reading.head;
+        }
         state.head = state.head.max(reading.head);
         if !reading.more {
             page.lay_bare(after, reading.head);
             state.recent.lay_bare(after, reading.head);
         }
         // The head is told whether or not the page reaches it.
-        state.sure |= state.doubts == reading.doubts.0;
+        state.sure |= state.doubts == reading.heard.doubts;
         drop(state);
         for position in new {
             self.note_age(room, position);

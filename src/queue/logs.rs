@@ -51,8 +51,9 @@ pub(super) struct Logs {
     gated: Vec<(Position, GroupId)>,
     /// Gates that the store was asked about.
     known_gates: HashSet<Position>,
-    /// Groups whose windows must be read, and whose logs.
-    windows_wanted: VecDeque<GroupId>,
+    /// Groups whose windows must be read, unless one with this gate is known by then.
+    windows_wanted: VecDeque<(GroupId, Option<Position>)>,
+    /// Groups whose logs must be read.
     pages_wanted: VecDeque<GroupId>,
     asked: Option<BoxFuture<'static, Asked>>,
     /// What was read last, until it was given.
@@ -97,9 +98,7 @@ impl Logs {
 
     /// A mailbox item was given that opens a window of the group.
     pub(super) fn hear_of_window(&mut self, group: GroupId, gate: Position) {
-        if !self.logs.get(&group).is_some_and(|log| log.has_gate(gate)) {
-            self.want_windows(group);
-        }
+        self.want_windows(group, Some(gate));
     }
 
     /// An entry of the group was acked, and whatever came before it.
@@ -138,8 +137,10 @@ impl Logs {
                     return Some((group, give));
                 }
                 Step::Idle | Step::Full => {}
+                Step::Read if self.pages_wanted.contains(&group) => {}
                 Step::Read => self.pages_wanted.push_back(group),
-                Step::ReadWindows => self.want_windows(group),
+                Step::ReadWindows => self.want_windows(group, None),
+                Step::Gated(gate) if self.gated.contains(&(gate, group)) => {}
                 Step::Gated(gate) => self.gated.push((gate, group)),
                 Step::Over => self.end(group),
             }
@@ -175,7 +176,10 @@ impl Logs {
                 Asked::Windows(None, queue.open_logs(device, None, seats).await)
             }));
         }
-        if let Some(group) = self.windows_wanted.pop_front() {
+        while let Some((group, gate)) = self.windows_wanted.pop_front() {
+            if gate.is_some_and(|gate| self.logs.get(&group).is_some_and(|log| log.has_gate(gate))) {
+                continue;
+            }
             let taken = self.logs.contains_key(&group).then_some(group);
             let seats = Seats { line: Arc::clone(line), taken };
             return Some(Box::pin(async move {
@@ -220,7 +224,7 @@ impl Logs {
                 return;
             }
             Asked::Windows(group, Err(error)) => {
-                self.windows_wanted.extend(group);
+                self.windows_wanted.extend(group.map(|group| (group, None)));
                 error
             }
             Asked::Page(group, Err(error)) => {
@@ -268,7 +272,7 @@ impl Logs {
                     self.logs.insert(group, log);
                 }
                 // Its last window ended while it was being read.
-                (None, None) => self.want_windows(group),
+                (None, None) => self.want_windows(group, None),
             }
             self.gated.retain(|(_, of)| *of != group);
             self.queue_up(group);
@@ -282,9 +286,9 @@ impl Logs {
         }
     }
 
-    fn want_windows(&mut self, group: GroupId) {
-        if !self.windows_wanted.contains(&group) {
-            self.windows_wanted.push_back(group);
+    fn want_windows(&mut self, group: GroupId, gate: Option<Position>) {
+        if !self.windows_wanted.contains(&(group, gate)) {
+            self.windows_wanted.push_back((group, gate));
         }
     }
 

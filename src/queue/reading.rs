@@ -86,10 +86,10 @@ where
     if turn.is_resting() {
         return Err(StoreError::Unavailable("the log could not be read a moment ago".into()));
     }
-    let doubts = room.doubts();
+    let heard = room.heard();
     match read().await {
         Ok(LogPage { entries, more, head, .. }) => {
-            Ok(Some(switchboard.learn(room, Reading { after: seen, entries, more, head, doubts })))
+            Ok(Some(switchboard.learn(room, Reading { after: seen, entries, more, head, heard })))
         }
         Err(error) => {
             turn.failed();

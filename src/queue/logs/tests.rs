@@ -99,7 +99,7 @@ impl Stage {
     fn learn(&self, log: &Log, model: &Model, limit: usize) -> Stretch {
         let room = log.watch.room();
         let (entries, more) = model.read(log.seen(), limit);
-        let reading = Reading { after: log.seen(), entries, more, head: model.head(), doubts: room.doubts() };
+        let reading = Reading { after: log.seen(), entries, more, head: model.head(), heard: room.heard() };
         self.switchboard.learn(room, reading)
     }
 

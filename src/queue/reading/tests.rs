@@ -149,6 +149,17 @@ async fn after_lost_subscriptions_the_log_is_read_before_anybody_believes_to_hav
 }
 
 #[tokio::test]
+async fn a_head_that_is_not_so_is_believed_until_the_log_was_read() {
+    let node = Node::with(2).await;
+    node.fill(0, Ok(page(1..=2))).await.unwrap();
+    node.switchboard.wake_group(GROUP, Position(1 << 40));
+    assert!(matches!(node.room().next(Position(2)), Next::Unknown));
+    node.fill(2, Ok(LogPage { entries: Vec::new(), ..page(1..=2) })).await.unwrap();
+    assert!(matches!(node.room().next(Position(2)), Next::Nothing));
+    assert_eq!(node.room().head(), Position(2));
+}
+
+#[tokio::test]
 async fn a_room_is_left_with_its_last_session_and_found_again_by_the_next() {
     let mut node = Node::with(2).await;
     node.fill(0, Ok(page(1..=1))).await.unwrap();

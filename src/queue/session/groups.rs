@@ -19,15 +19,15 @@ impl Session {
         self.logs.open_gates(self.cursor.seen());
         let mut written = 0;
         while written < BY_TURNS && self.outbox.has_room() {
-            let next = self.logs.next(self.cursor.seen(), self.sockets.in_flight);
-            self.tell_drained();
-            match next {
+            match self.logs.next(self.cursor.seen(), self.sockets.in_flight) {
                 Some((_, Give::Entry(told))) => self.write_entry(&told),
                 Some((group, Give::Gap(from, to))) => self.write(&ServerFrame::gap(group, from, to)),
                 None => break,
             }
+            self.tell_drained();
             written += 1;
         }
+        self.tell_drained();
         written > 0
     }
 
