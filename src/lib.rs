@@ -13,7 +13,8 @@
 //!    A repeat is recognised before anything else is looked at, answers with the first result and changes nothing.
 //! 3. **In order.** Every mailbox has a gap-free position in commit order, given under that mailbox's row lock; a socket
 //!    shows positions in order and without a gap.
-//! 4. **One commit per epoch.** For MLS groups, which a later release brings.
+//! 4. **One commit per epoch.** Of two MLS commits for one epoch exactly one is accepted; the loser changes nothing and learns
+//!    the current epoch. Epoch, entry, roster, state and Welcomes are one act.
 //! 5. **Single-use keys are used once.** A one-time pre-key is handed out at most once, over all nodes and crashes, and
 //!    one that was used is never accepted again.
 //! 6. **Redis is disposable.** Whatever it loses, no accepted envelope is lost, or stays undelivered to a connected
@@ -59,7 +60,7 @@
 //! | [`domain`] | the words above as types that cannot hold a wrong value |
 //! | [`store`] | the durable store: a trait of acts, and two engines, Postgres and SQLite |
 //! | [`hot`] | what may be lost: wakes between nodes and the offline queue, in Redis or in process; the switchboard |
-//! | [`keys`], [`messages`], [`queue`] | the features: rules in `mod.rs`, HTTP edge in `routes.rs` |
+//! | [`keys`], [`messages`], [`groups`], [`queue`] | the features: rules in `mod.rs`, HTTP edge in `routes.rs` |
 //! | `verify` | what both rooms of MLS rules can do of its cryptography: hash and verify, and nothing else |
 //! | [`auth`] | who is calling; how devices prove themselves and stay logged in |
 //! | [`http`], [`wire`] | what the edges share: problems, bodies, the frame around a request; JSON atoms |

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    Changed, CommitRequest, Groups, Refusal,
+    CommitRequest, Groups, Refusal,
     judging::{epoch_state, joiners, welcomed},
     mls::{
         self, CommitBundle, Founded, FoundingRules, GroupAt, GroupInfoFault, JudgedCommit, KnownPackage,
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     domain::{
-        Caller, CipherSuite, Epoch, ExternalJoin, Group, GroupId, Handshake, Membership, MlsSignatureKey,
-        Role, Timestamp, UserId,
+        Caller, CipherSuite, Epoch, ExternalJoin, GroupId, Handshake, Membership, MlsSignatureKey, Role,
+        Timestamp, UserId,
     },
-    store::{Commit, Founding, GroupCreated, GroupReset, MlsFounding, NewGroup},
+    store::{Commit, Founding, GroupCreated, MlsFounding, NewGroup},
 };
 
 /// A group to be made, as it came.
@@ -25,9 +25,9 @@ use crate::{
 pub struct FoundingRequest {
     /// The id, if the client names it.
     pub group_id: Option<GroupId>,
-    /// See [`Group::name`].
+    /// See [`crate::domain::Group::name`].
     pub name: Option<String>,
-    /// See [`Group::description`].
+    /// See [`crate::domain::Group::description`].
     pub description: Option<String>,
     /// What it is made of.
     pub material: Material,
@@ -119,57 +119,8 @@ impl Groups {
         }
     }
 
-    /// Makes an MLS group anew under its id.
-    ///
-    /// # Errors
-    /// A [`Refusal`]; nothing changed.
-    pub async fn reset(
-        &self,
-        caller: &Caller,
-        group_id: GroupId,
-        request: FoundingRequest,
-    ) -> Result<Changed, Refusal> {
-        let (standing, role) = self.member(caller, group_id).await?;
-        if role != Role::Owner {
-            return Err(Refusal::NotAllowed("the owner resets a group"));
-        }
-        let former = standing.group;
-        let Material::Mls(material) = &request.material else { return Err(Refusal::CommitRequired) };
-        let handshake = material.handshake.unwrap_or(former.handshake);
-        if former.handshake == Handshake::None {
-            return Err(Refusal::RosterGroup);
-        }
-        if handshake as u8 > former.handshake as u8 {
-            return Err(Refusal::LaxerHandshake);
-        }
-        if request.group_id.is_some_and(|named| named != group_id) {
-            return Err(Refusal::Mls("group_id", GroupInfoFault::WrongGroup.into()));
-        }
-        let external_join = material.external_join.unwrap_or(former.external_join);
-        let name = self.blob("name", request.name.clone())?;
-        let description = self.blob("description", request.description.clone())?;
-        let founding = self.found(caller, group_id, handshake, external_join, material).await?;
-        let digest = digest(group_id, handshake, external_join, &request);
-        let (by, founding) = (caller.clone(), Founding::Mls(Box::new(founding)));
-        let group = NewGroup { group_id, digest, by, name, description, handshake, external_join, founding };
-        let state = kept_state(&group.founding);
-        match self.store.reset_group(group, former.generation, self.clock.now()).await? {
-            GroupReset::Reset(Group { epoch, .. }, position) => {
-                self.keep(group_id, state).await;
-                Ok(Changed { epoch, position })
-            }
-            GroupReset::Repeated(Group { epoch, .. }, position) => Ok(Changed { epoch, position }),
-            GroupReset::NotMember => Err(Refusal::UnknownGroup),
-            GroupReset::NotAllowed => Err(Refusal::NotAllowed("the owner resets a group")),
-            GroupReset::Changed => {
-                Err(Refusal::StaleEpoch(self.member(caller, group_id).await?.0.group.epoch))
-            }
-            GroupReset::CannotAdd(why) => Err(self.cannot_add(why)),
-        }
-    }
-
     /// Judges the MLS side of a new group.
-    async fn found(
+    pub(super) async fn found(
         &self,
         caller: &Caller,
         group_id: GroupId,
@@ -287,7 +238,7 @@ fn id_in(group_info: &[u8]) -> Option<GroupId> {
     Uuid::from_slice(id).ok().filter(|_| *length == 16).map(GroupId::new)
 }
 
-fn kept_state(founding: &Founding) -> Option<Bytes> {
+pub(super) fn kept_state(founding: &Founding) -> Option<Bytes> {
     match founding {
         Founding::Roster(_) => None,
         Founding::Mls(founding) => founding.epoch_state.state.clone(),
@@ -295,7 +246,7 @@ fn kept_state(founding: &Founding) -> Option<Bytes> {
 }
 
 /// Everything the client decided, in one unambiguous row: each part with its length, an absent one apart from an empty one.
-fn digest(
+pub(super) fn digest(
     group_id: GroupId,
     handshake: Handshake,
     external_join: ExternalJoin,

@@ -1,5 +1,6 @@
 //! Groups: made, filled, left, written to and read. MLS groups by RFC 9420 and RFC 9750, roster groups without MLS.
 
+mod answers;
 mod body;
 mod checks;
 mod commits;
@@ -10,6 +11,7 @@ pub mod mls;
 mod problem;
 mod proposals;
 mod requests;
+mod reset;
 mod roster;
 pub mod routes;
 mod send;
@@ -19,7 +21,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-pub use body::{GroupSendBody, GroupSendFrame, GroupSentAnswer};
+pub use answers::GroupSentAnswer;
+pub use body::{GroupSendBody, GroupSendFrame};
 pub use checks::Checks;
 pub use commits::{CommitRequest, Expected};
 pub use entrance::GroupFace;

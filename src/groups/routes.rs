@@ -12,7 +12,8 @@ use utoipa::IntoParams;
 
 use super::{
     FoundingRequest, Groups, Made,
-    body::{CreateBody, DescribeBody, GroupsAnswer, MembersAnswer, RoleBody, Success},
+    answers::{GroupsAnswer, MembersAnswer, Success},
+    body::{CreateBody, DescribeBody, RoleBody},
 };
 use crate::{
     auth::{Identity, secret_hash},

@@ -122,7 +122,7 @@ const HOUSE: &[Room] = &[
         crates: &ACTIX,
     },
     Room {
-        files: &["groups/routes", "groups/body", "groups/requests", "groups/problem"],
+        files: &["groups/routes", "groups/body", "groups/answers", "groups/requests", "groups/problem"],
         uses: &["auth", "domain", "http", "store", "wire", "groups"],
         crates: &ACTIX,
     },

@@ -8,10 +8,8 @@ use crate::{
     domain::Epoch,
     groups::{
         Changed, CommitRequest, FoundingRequest, Groups,
-        body::{
-            ChangedAnswer, CommitBody, CreateBody, MembersBody, ProposalBody, RemovalBody, ReportBody,
-            Success,
-        },
+        answers::{ChangedAnswer, Success},
+        body::{CommitBody, CreateBody, MembersBody, ProposalBody, RemovalBody, ReportBody},
         requests::{Adding, Removing},
     },
     http::{Body, OptionalBody, Problem, Query},

@@ -11,7 +11,8 @@ use crate::{
     domain::InviteId,
     groups::{
         Groups,
-        body::{InviteAnswer, InviteBody, InviteView, InvitesAnswer, Success},
+        answers::{InviteAnswer, InviteView, InvitesAnswer, Success},
+        body::InviteBody,
     },
     http::{OptionalBody, Problem, Query},
     wire::{Id, Time, parse_uuid},

@@ -10,7 +10,7 @@ use crate::{
     domain::{Epoch, Position},
     groups::{
         GroupSendBody, GroupSent, GroupSentAnswer, Groups,
-        body::{InfoAnswer, LogAnswer, TreeAnswer},
+        answers::{InfoAnswer, LogAnswer, TreeAnswer},
     },
     http::{Body, Problem, Query},
 };
