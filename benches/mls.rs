@@ -66,7 +66,9 @@ impl Measurement for CpuTime {
     }
 
     fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
+        // Both count nanoseconds.
+        static WALL: WallTime = WallTime;
+        WALL.formatter()
     }
 }
 

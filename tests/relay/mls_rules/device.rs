@@ -148,6 +148,16 @@ pub(crate) struct Device {
 
 static NEXT: AtomicI64 = AtomicI64::new(1);
 
+/// A new incarnation.
+pub(crate) fn caller(user_id: UserId, name: &str) -> Caller {
+    Caller {
+        user_id,
+        device_id: DeviceId::parse(name).unwrap(),
+        device_number: DeviceNumber::new(1).unwrap(),
+        device_no: DeviceNo(NEXT.fetch_add(1, Ordering::Relaxed)),
+    }
+}
+
 impl Device {
     pub(crate) fn new(user_id: UserId, name: &str, manner: Manner) -> Self {
         let leaf = Leaf::new(identity(user_id, &DeviceId::parse(name).unwrap()), manner.suite);
@@ -165,23 +175,25 @@ impl Device {
             .key_package_lifetime(manner.lifetime)
             .signing_identity(leaf.identity.clone(), leaf.secret.clone(), manner.mls_suite())
             .build();
-        let caller = Caller {
-            user_id,
-            device_id: DeviceId::parse(name).unwrap(),
-            device_number: DeviceNumber::new(1).unwrap(),
-            device_no: DeviceNo(NEXT.fetch_add(1, Ordering::Relaxed)),
-        };
+        let caller = caller(user_id, name);
         Self { caller, keys: vec![leaf.key(manner.suite)], leaf, client, join_token: false }
-    }
-
-    pub(crate) fn sender(&self) -> Sender<'_> {
-        Sender { caller: &self.caller, keys: &self.keys, join_token: self.join_token }
     }
 
     pub(crate) fn package(&self) -> MlsMessage {
         self.client
             .generate_key_package_message(ExtensionList::default(), ExtensionList::default(), None)
             .unwrap()
+    }
+}
+
+/// What calls the relay.
+pub(crate) trait Calls {
+    fn sender(&self) -> Sender<'_>;
+}
+
+impl Calls for Device {
+    fn sender(&self) -> Sender<'_> {
+        Sender { caller: &self.caller, keys: &self.keys, join_token: self.join_token }
     }
 }
 

@@ -11,7 +11,7 @@ use restante::{
 
 use super::{
     commits::{OWNER, three, user},
-    device::{Device, Manner, bytes},
+    device::{Calls, Device, Manner, bytes},
     world::{Sent, World, create, new_group_id, now, rules},
 };
 

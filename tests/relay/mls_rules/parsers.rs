@@ -11,7 +11,7 @@ use restante::{
 
 use super::{
     commits::{ADMIN, MEMBER, Three, three, user},
-    device::{Device, Manner, bytes},
+    device::{Calls, Device, Manner, bytes},
     world::{Sent, rules},
 };
 

@@ -14,7 +14,7 @@ use restante::{
 
 use super::{
     commits::{ADMIN, MEMBER, OWNER, three, user},
-    device::{Device, Leaf, Manner, bytes, self_remove},
+    device::{Calls, Device, Leaf, Manner, bytes, self_remove},
 };
 
 const NOBODY: JudgedProposal = JudgedProposal { target: None, leaves: false };

@@ -123,7 +123,7 @@ fn the_reference_of_a_package_is_the_one_that_the_welcome_names() {
     let mut three = three(Manner::default());
     let joiner = device(8);
     let package = three.world.claim(&joiner);
-    let expected: KeyPackageRef = known(&joiner, &package, CipherSuite::X25519Aes128).reference;
+    let expected: KeyPackageRef = known(&joiner.caller, &package, CipherSuite::X25519Aes128).reference;
     let proposal = three.sessions[ADMIN].propose_add(package, Vec::new()).unwrap();
     assert_eq!(restante::groups::mls::added_package(&bytes(&proposal)), Some(expected));
 }

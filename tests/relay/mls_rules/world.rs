@@ -9,7 +9,7 @@ use mls_rs::{
 };
 use restante::{
     domain::{
-        CipherSuite, DeviceNo, Epoch, GroupId, Handshake, KeyPackageRef, Member, MemberDevice, Role,
+        Caller, CipherSuite, DeviceNo, Epoch, GroupId, Handshake, KeyPackageRef, Member, MemberDevice, Role,
         Timestamp,
     },
     groups::mls::{
@@ -20,7 +20,7 @@ use restante::{
 };
 use uuid::Uuid;
 
-use super::device::{Device, Manner, Session, Wire, bytes};
+use super::device::{Calls, Device, Manner, Session, Wire, bytes};
 
 /// A commit with what comes with it, as a client sends it.
 #[derive(Clone)]
@@ -89,32 +89,42 @@ impl World {
         let group_id = new_group_id();
         let session = create(device, group_id, ExtensionList::default());
         let group_info = bytes(&session.group_info_message_allowing_ext_commit(true).unwrap());
+        (Self::founded(device, group_id, manner, &group_info, None), session)
+    }
+
+    /// A group that a client of some library has made.
+    pub(crate) fn founded(
+        by: &impl Calls,
+        group_id: GroupId,
+        manner: Manner,
+        group_info: &Bytes,
+        tree: Option<&Bytes>,
+    ) -> Self {
         let rules = rules(group_id, manner);
         let founded = match manner.handshake {
-            Handshake::Public => found(&rules, &device.sender(), &group_info, None),
-            Handshake::Private => found_private(&rules, &device.sender(), &group_info),
+            Handshake::Public => found(&rules, &by.sender(), group_info, tree),
+            Handshake::Private => found_private(&rules, &by.sender(), group_info),
             Handshake::None => panic!("a roster group has no MLS material"),
         };
         let Founded { cipher_suite, first } = founded.unwrap();
         assert_eq!((cipher_suite, first.epoch), (manner.suite, Epoch(0)));
-        let world = Self {
+        Self {
             group_id,
             manner,
             epoch: first.epoch,
-            members: vec![founder(&device.caller, rules.now)],
+            members: vec![founder(by.sender().caller, rules.now)],
             state: first.state.unwrap_or_default(),
             group_info: first.group_info,
             tree: first.tree.unwrap_or_default(),
             pending: Vec::new(),
             packages: Vec::new(),
-        };
-        (world, session)
+        }
     }
 
     /// A package of the device, handed out by the relay.
     pub(crate) fn claim(&mut self, device: &Device) -> MlsMessage {
         let package = device.package();
-        self.packages.push(known(device, &package, self.manner.suite));
+        self.packages.push(known(&device.caller, &package, self.manner.suite));
         package
     }
 
@@ -128,7 +138,7 @@ impl World {
         }
     }
 
-    pub(crate) fn judge(&self, device: &Device, sent: &Sent) -> Result<JudgedCommit, Refusal> {
+    pub(crate) fn judge(&self, device: &impl Calls, sent: &Sent) -> Result<JudgedCommit, Refusal> {
         let bundle = CommitBundle {
             commit: &sent.commit,
             group_info: &sent.group_info,
@@ -154,7 +164,7 @@ impl World {
         }
     }
 
-    pub(crate) fn refusal(&self, device: &Device, sent: &Sent) -> Refusal {
+    pub(crate) fn refusal(&self, device: &impl Calls, sent: &Sent) -> Refusal {
         match self.judge(device, sent) {
             Ok(_) => panic!("it was accepted"),
             Err(refusal) => refusal,
@@ -162,7 +172,7 @@ impl World {
     }
 
     /// Makes a commit true, as the store does.
-    pub(crate) fn accept(&mut self, device: &Device, sent: &Sent) -> JudgedCommit {
+    pub(crate) fn accept(&mut self, device: &impl Calls, sent: &Sent) -> JudgedCommit {
         let judged = self.judge(device, sent).unwrap();
         self.epoch = judged.next.epoch;
         self.state = judged.next.state.clone().unwrap_or_default();
@@ -179,13 +189,13 @@ impl World {
             self.enter(&owner, joining.leaf_index);
         }
         if let Some(external) = judged.external {
-            self.enter(&device.caller, external.leaf_index);
+            self.enter(device.sender().caller, external.leaf_index);
         }
         self.members.retain(|member| !member.devices.is_empty());
         judged
     }
 
-    fn enter(&mut self, caller: &restante::domain::Caller, leaf_index: Option<u32>) {
+    fn enter(&mut self, caller: &Caller, leaf_index: Option<u32>) {
         let device = MemberDevice {
             device_no: caller.device_no,
             device_id: caller.device_id.clone(),
@@ -221,7 +231,11 @@ impl World {
         devices.iter().map(join).collect()
     }
 
-    pub(crate) fn propose(&self, device: &Device, message: &impl Wire) -> Result<JudgedProposal, Refusal> {
+    pub(crate) fn propose(
+        &self,
+        device: &impl Calls,
+        message: &impl Wire,
+    ) -> Result<JudgedProposal, Refusal> {
         let body = message.wire();
         if self.manner.handshake == Handshake::Private {
             return judge_private_proposal(&self.at(), &self.group_info, &device.sender(), &body);
@@ -237,7 +251,7 @@ impl World {
     }
 
     /// Keeps a proposal that was taken.
-    pub(crate) fn keep(&mut self, device: &Device, message: &impl Wire) -> JudgedProposal {
+    pub(crate) fn keep(&mut self, device: &impl Calls, message: &impl Wire) -> JudgedProposal {
         let judged = self.propose(device, message).unwrap();
         self.pending.push(message.wire());
         if judged.leaves {
@@ -280,10 +294,10 @@ pub(crate) fn reference(package: &MlsMessage, suite: CipherSuite) -> KeyPackageR
     KeyPackageRef(reference.as_ref().try_into().unwrap())
 }
 
-pub(crate) fn known(device: &Device, package: &MlsMessage, suite: CipherSuite) -> KnownPackage {
+pub(crate) fn known(owner: &Caller, package: &MlsMessage, suite: CipherSuite) -> KnownPackage {
     KnownPackage {
         reference: reference(package, suite),
-        owner: device.caller.clone(),
+        owner: owner.clone(),
         active: true,
         cipher_suite: suite,
         usable: true,

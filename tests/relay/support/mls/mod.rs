@@ -3,7 +3,7 @@
 
 mod openmls;
 mod peer;
-mod provider;
+pub(crate) mod provider;
 mod typescript;
 
 use uuid::Uuid;
@@ -95,6 +95,10 @@ pub(crate) trait MlsClient: Send {
     fn seal(&mut self, plaintext: &[u8]) -> Vec<u8>;
     /// Proposes to leave, by a Remove of the own leaf.
     fn propose_leave(&mut self) -> Vec<u8>;
+    /// Proposes to leave by a `SelfRemove`; none where the library has no such proposal, or another one under that name.
+    fn propose_self_remove(&mut self) -> Option<Vec<u8>> {
+        None
+    }
     /// The ratchet tree.
     fn tree(&self) -> Vec<u8>;
     /// The epoch.

@@ -208,6 +208,11 @@ impl MlsClient for Client {
         bytes(self.group.as_mut().unwrap().leave_group(&self.provider, &self.signer).unwrap())
     }
 
+    fn propose_self_remove(&mut self) -> Option<Vec<u8>> {
+        let group = self.group.as_mut().unwrap();
+        Some(bytes(group.leave_group_via_self_remove(&self.provider, &self.signer).unwrap()))
+    }
+
     fn tree(&self) -> Vec<u8> {
         bytes(self.group().export_ratchet_tree())
     }

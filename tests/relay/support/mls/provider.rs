@@ -22,13 +22,13 @@ use tls_codec::SecretVLBytes;
 
 /// One client's storage and primitives.
 #[derive(Default)]
-pub(super) struct Provider {
+pub(crate) struct Provider {
     storage: MemoryStorage,
     primitives: Primitives,
 }
 
 #[derive(Default)]
-pub(super) struct Primitives;
+pub(crate) struct Primitives;
 
 impl OpenMlsProvider for Provider {
     type CryptoProvider = Primitives;
