@@ -80,7 +80,7 @@ pub(super) struct MembersAnswer {
 pub(super) struct InviteAnswer {
     pub invite_id: Id,
     /// For the header `X-Join-Token`.
-    pub token: String,
+    pub join_token: String,
     pub expires_at: Time,
 }
 

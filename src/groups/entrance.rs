@@ -62,11 +62,17 @@ impl Groups {
         group: GroupId,
         token: Option<[u8; 32]>,
     ) -> Result<Standing, Refusal> {
+        let standing = self.standing_in_mls(caller, group).await?;
+        lets_in(self, &standing, token).await?;
+        Ok(standing)
+    }
+
+    /// How a device stands in a group, if that is an MLS group.
+    async fn standing_in_mls(&self, caller: &Caller, group: GroupId) -> Result<Standing, Refusal> {
         let standing = self.store.standing(group, caller).await?.ok_or(Refusal::UnknownGroup)?;
         if standing.group.handshake == Handshake::None {
             return Err(standing.role.map_or(Refusal::UnknownGroup, |_| Refusal::RosterGroup));
         }
-        lets_in(self, &standing, token).await?;
         Ok(standing)
     }
 
@@ -82,7 +88,7 @@ impl Groups {
         token: Option<[u8; 32]>,
     ) -> Result<(Epoch, Bytes), Refusal> {
         for _ in 0..READS {
-            let standing = self.store.standing(group, caller).await?.ok_or(Refusal::UnknownGroup)?;
+            let standing = self.standing_in_mls(caller, group).await?;
             let asked = epoch.unwrap_or(standing.group.epoch);
             let standing = if joined_at(&standing) == Some(asked) {
                 standing

@@ -145,14 +145,17 @@ impl Keys {
         let limit_tripped = onetime == OneTimeKeys::Withheld;
         if limit_tripped {
             self.note_seldom(owner, SecurityEvent::LimitTripped).await?;
-            // Whoever fetches too much must not be able to flood the owner's sockets instead.
-            if !self.draw("limit told", &[owner], Quota::per_minute(1), self.clock.now()).await {
-                return Ok(());
-            }
         }
-        for Taken { device, last_resort_given, .. } in
-            taken.into_iter().filter(|taken| limit_tripped || taken.is_low || taken.last_resort_given)
+        let worth_telling = |taken: &Taken| limit_tripped || taken.is_low || taken.last_resort_given;
+        let taken: Vec<_> = taken.into_iter().filter(worth_telling).collect();
+        // Whoever fetches too much must not be able to flood the owner's sockets instead.
+        if limit_tripped
+            && !taken.is_empty()
+            && !self.draw("limit told", &[owner], Quota::per_minute(1), self.clock.now()).await
         {
+            return Ok(());
+        }
+        for Taken { device, last_resort_given, .. } in taken {
             // None when the device was deactivated meanwhile.
             let Some(stats) = self.store.key_stats(device).await? else { continue };
             let low = KeysLow {

@@ -64,13 +64,16 @@ impl Acks {
 
     /// When [`Acks::store`] is to be called.
     pub(super) fn due(&self) -> Option<Instant> {
-        let waits = !self.waiting.acks.is_empty() && self.storing.is_none();
-        waits.then(|| self.last.map_or_else(Instant::now, |last| last + PACE))
+        self.waits().then(|| self.last.map_or_else(Instant::now, |last| last + PACE))
+    }
+
+    fn waits(&self) -> bool {
+        !self.waiting.acks.is_empty() && self.storing.is_none()
     }
 
     /// Begins to store what waits, if it is time.
     pub(super) fn store(&mut self, store: &Arc<dyn Store>, device: DeviceNo, now: Instant) {
-        if self.due().is_none_or(|due| due > now) {
+        if !self.waits() || self.last.is_some_and(|last| last + PACE > now) {
             return;
         }
         let batch = mem::take(&mut self.waiting);

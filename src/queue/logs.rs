@@ -58,6 +58,9 @@ pub(super) struct Logs {
     asked: Option<BoxFuture<'static, Asked>>,
     /// What was read last, until it was given.
     page: Option<(GroupId, Stretch)>,
+    /// Where the last window ended of groups that the device was taken out of: what was given is not given again when it
+    /// comes back.
+    ended: HashMap<GroupId, Position>,
     /// Whether the windows were read that were there at first.
     opened: bool,
     /// Groups of which something has yet to be given that was there at first.
@@ -78,6 +81,7 @@ impl Logs {
             pages_wanted: VecDeque::new(),
             asked: None,
             page: None,
+            ended: HashMap::new(),
             opened: false,
             backlogs: 0,
             retry_at: None,
@@ -142,7 +146,11 @@ impl Logs {
                 Step::ReadWindows => self.want_windows(group, None),
                 Step::Gated(gate) if self.gated.contains(&(gate, group)) => {}
                 Step::Gated(gate) => self.gated.push((gate, group)),
-                Step::Over => self.end(group),
+                Step::Over => {
+                    let seen = log.seen();
+                    self.ended.insert(group, seen);
+                    self.end(group);
+                }
             }
             self.page.take_if(|(of, _)| *of == group);
         }
@@ -253,6 +261,10 @@ impl Logs {
     fn take_windows(&mut self, group: Option<GroupId>, opened: Opened) {
         let mut windows: HashMap<GroupId, Vec<_>> = HashMap::new();
         for (window, head) in opened.windows {
+            let given = self.ended.get(&window.group_id);
+            if given.is_some_and(|given| window.closed_at.is_some_and(|end| end <= *given)) {
+                continue;
+            }
             windows.entry(window.group_id).or_default().push(window);
             if let Some((_, watch)) = opened.watches.iter().find(|(of, _)| *of == window.group_id) {
                 watch.room().hear_of(head);

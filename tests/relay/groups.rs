@@ -85,7 +85,7 @@ impl Scene {
 async fn roster(owner: &Device, members: &[&Device]) -> String {
     let ids: Vec<_> = members.iter().map(|member| member.user_id).collect();
     let body = json!({ "name": sealed(), "member_ids": ids });
-    let group = owner.post("/api/v1/groups/create/me", &body).await.is(201);
+    let group = owner.post(&format!("/api/v1/groups/create/{}", owner.user_id), &body).await.is(201);
     group["group_id"].as_str().unwrap().to_owned()
 }
 

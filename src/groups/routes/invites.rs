@@ -39,12 +39,16 @@ async fn make_invite(
     if life.is_some_and(|life| !LIVES.contains(&life)) {
         return Err(Problem::bad_field("expires_in_seconds", "a number from 60 to 2592000 is expected"));
     }
-    let (token, hash) = fresh_secret()
+    let (join_token, hash) = fresh_secret()
         .map_err(|_| Problem::new(500, "internal", "the operating system gives no randomness"))?;
     let (id, life) = (InviteId::new(Uuid::new_v4()), life.map(Duration::from_secs));
     let invite = groups.invite(&caller, group_id(&path)?, id, life, hash).await?;
     let invite_id = Id(invite.invite_id.uuid());
-    Ok(HttpResponse::Created().json(InviteAnswer { invite_id, token, expires_at: Time(invite.expires_at) }))
+    Ok(HttpResponse::Created().json(InviteAnswer {
+        invite_id,
+        join_token,
+        expires_at: Time(invite.expires_at),
+    }))
 }
 
 /// The join tokens that have not ended, oldest first; without the tokens, which the relay does not keep.

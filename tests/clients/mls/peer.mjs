@@ -99,7 +99,7 @@ class Peer {
     const removes = remove.map((removed) => ({ proposalType: "remove", remove: { removed } }));
     const made = await createCommit(
       { state: this.#state, cipherSuite: this.#suite },
-      { wireAsPublicMessage: !this.#isPrivate, extraProposals: [...adds, ...removes] },
+      { wireAsPublicMessage: !this.#isPrivate, ratchetTreeExtension: this.#isPrivate, extraProposals: [...adds, ...removes] },
     );
     this.#next = made.newState;
     return {
@@ -122,7 +122,7 @@ class Peer {
 
   async join({ welcome, tree }) {
     const { welcome: decodedWelcome } = decoded(welcome, "mls_welcome");
-    const ratchetTree = decodeRatchetTree(bytes(tree), 0)[0];
+    const ratchetTree = tree ? decodeRatchetTree(bytes(tree), 0)[0] : undefined; // else the Welcome carries it
     const own = decodedWelcome.secrets.map(({ newMember }) => this.#packages.get(hex(newMember))).find(Boolean);
     if (!own) throw new Error("the Welcome is for somebody else");
     const { publicPackage, privatePackage } = own;

@@ -40,7 +40,7 @@ fn clients_of_both_libraries_share_a_group_in_every_suite_and_both_manners() {
                 members[0].accepted();
                 let tree = members[0].tree();
                 for mut newcomer in newcomers {
-                    newcomer.join(bundle.welcome.as_ref().unwrap(), &tree);
+                    newcomer.join(bundle.welcome.as_ref().unwrap(), Some(&tree));
                     members.push(newcomer);
                 }
                 talk(&mut members);

@@ -230,8 +230,10 @@ impl Party {
 
     async fn take_welcome(&mut self, welcome: &Value) {
         self.group = welcome["group_id"].as_str().unwrap().parse().unwrap();
-        let tree = self.device.get(&self.path(&format!("tree?epoch={}", welcome["epoch"]))).await.is(200);
-        self.mls.join(&unb64(&welcome["welcome"]), &unb64(&tree["ratchet_tree"]));
+        let tree = self.device.get(&self.path(&format!("tree?epoch={}", welcome["epoch"]))).await;
+        assert_eq!(tree.status, if self.manner.private { 404 } else { 200 }, "{tree:?}");
+        let tree = (!self.manner.private).then(|| unb64(&tree["ratchet_tree"]));
+        self.mls.join(&unb64(&welcome["welcome"]), tree.as_deref());
         assert_eq!(self.mls.epoch(), welcome["epoch"].as_u64().unwrap());
         self.removed = false;
     }

@@ -161,13 +161,16 @@ async fn strangers_and_removed_members_find_no_group(backend: &Backend) {
     a.remove(&b).await.is(200);
     let bundle = a.mls.commit(Change::Update);
     for outsider in [&stranger, &b] {
-        for what in ["", "members", "info", "tree?epoch=1", "invites"] {
+        for what in ["", "members", "info", "tree", "tree?epoch=2", "invites"] {
             let path = format!("/api/v1/groups/{}/{what}", a.group);
             let answer = outsider.device.get(path.trim_end_matches('/')).await;
             assert_eq!((answer.status, answer.code()), (404, "not-found"), "{what}: {answer:?}");
         }
         post_commit(outsider, &outsider.body_of(&bundle)).await.refused(404, "not-found");
     }
+    stranger.device.get(&stranger.path("tree?epoch=1")).await.refused(404, "not-found");
+    // It may still have to open its Welcome.
+    b.device.get(&b.path("tree?epoch=1")).await.is(200);
     stranger.device.get(&stranger.path("messages")).await.refused(404, "not-found");
     let own = b.device.get(&b.path("messages?limit=100")).await.is(200);
     let last = own["entries"].as_array().unwrap().last().unwrap();

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use mls_rs::MlsMessage;
 use openmls::prelude::{tls_codec::Serialize, *};
 use openmls_basic_credential::SignatureKeyPair;
-use openmls_traits::OpenMlsProvider as _;
 use restante::{
     domain::{Caller, CipherSuite, MlsSignatureKey},
     groups::mls::{CommitFault, Sender as Calling, identity},
@@ -78,8 +77,7 @@ fn whoever_comes_with_a_new_requirement_can_do_what_it_asks() {
     let mut group =
         MlsGroup::new_with_group_id(&founder.provider, &founder.signer, &config, id, founder.credential())
             .unwrap();
-    let group_info =
-        wire(group.export_group_info(founder.provider.crypto(), &founder.signer, true).unwrap());
+    let group_info = wire(group.export_group_info(founder.provider.crypto(), &founder.signer, true).unwrap());
     let mut world = World::founded(&founder, group_id, Manner::default(), &group_info, None);
 
     for (able, expected) in [(false, Err(CommitFault::Capabilities.into())), (true, Ok(()))] {

@@ -91,7 +91,7 @@ impl Company {
         let message = MlsMessage::from_bytes(&package).unwrap();
         self.world.packages.push(known(&joiner.caller, &message, self.world.manner.suite));
         let judged = self.commit(by, Change::Add(vec![package]));
-        joiner.client.join(&judged.joiners[0].welcome, &self.world.tree);
+        joiner.client.join(&judged.joiners[0].welcome, Some(&self.world.tree));
         assert_eq!(judged.joiners[0].leaf_index, Some(joiner.client.leaf()));
         self.peers.push(joiner);
     }

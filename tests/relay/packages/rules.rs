@@ -107,7 +107,7 @@ const FAULTS: &[Fault] = &[
     ("suite 0", |hand| hand.suite = 0, InvalidPackage::CipherSuite),
     ("a GREASE suite", |hand| hand.suite = 0x0A0A, InvalidPackage::CipherSuite),
     ("the suite of another scheme", |hand| hand.suite = 2, InvalidPackage::SignatureKey),
-    ("an X.509 credential", |hand| hand.credential_type = 2, InvalidPackage::Malformed),
+    ("an X.509 credential", |hand| hand.credential_type = 2, InvalidPackage::Credential),
     ("an unknown credential", |hand| hand.credential_type = 77, InvalidPackage::Credential),
     ("no identity", |hand| hand.identity.clear(), InvalidPackage::Credential),
     ("another device", |hand| hand.identity.push(b'x'), InvalidPackage::Credential),
@@ -173,14 +173,17 @@ const VARIETY: &[Variety] = &[
         hand.extensions.push((0xF001, vec![1]));
         hand.extension_types.push(0xF001);
     }),
-    ("an application id", |hand| hand.leaf_extensions.push((1, b"app".to_vec()))),
+    ("an application id", |hand| hand.leaf_extensions.push((1, b"\x03app".to_vec()))),
     ("more suites and credentials", |hand| {
         hand.suites.extend([2, 3, 7]);
         hand.credentials.push(2);
     }),
     ("the longest life", |hand| hand.not_after = hand.not_before + 90 * 24 * HOUR + 2 * HOUR),
     ("a past beginning", |hand| hand.not_before -= 40 * 24 * HOUR),
-    ("a large leaf", |hand| hand.leaf_extensions.push((1, vec![7; 3000]))),
+    ("a large leaf", |hand| {
+        hand.leaf_extensions.push((0xF002, vec![7; 3000]));
+        hand.extension_types.push(0xF002);
+    }),
 ];
 
 #[test]

@@ -85,8 +85,8 @@ pub(crate) trait MlsClient: Send {
     fn accepted(&mut self);
     /// The relay has not.
     fn refused(&mut self);
-    /// Joins by a Welcome.
-    fn join(&mut self, welcome: &[u8], tree: &[u8]);
+    /// Joins by a Welcome. Where handshakes are sealed the relay knows no tree, and the Welcome carries it.
+    fn join(&mut self, welcome: &[u8], tree: Option<&[u8]>);
     /// Prepares an external commit, in place of the leaf with this index if one is named.
     fn join_externally(&mut self, group_info: &[u8], tree: &[u8], instead_of: Option<u32>) -> Bundle;
     /// Takes a message of somebody else.

@@ -128,6 +128,7 @@ impl MlsClient for Client {
             .load_psks(self.provider.storage())
             .unwrap()
             .create_group_info(true)
+            .use_ratchet_tree_extension(self.manner.private)
             .build(self.provider.rand(), self.provider.crypto(), &self.signer, |_| true)
             .unwrap()
             .stage_commit(&self.provider)
@@ -144,9 +145,9 @@ impl MlsClient for Client {
         self.group.as_mut().unwrap().clear_pending_commit(self.provider.storage()).unwrap();
     }
 
-    fn join(&mut self, welcome: &[u8], tree_bytes: &[u8]) {
+    fn join(&mut self, welcome: &[u8], tree_bytes: Option<&[u8]>) {
         let MlsMessageBodyIn::Welcome(welcome) = message(welcome) else { panic!("not a Welcome") };
-        let tree = Some(tree(tree_bytes));
+        let tree = tree_bytes.map(tree);
         let staged =
             StagedWelcome::new_from_welcome(&self.provider, &self.join_config(), welcome, tree).unwrap();
         self.group = Some(staged.into_group(&self.provider).unwrap());

@@ -39,7 +39,8 @@ fn client(
     suite: CipherSuite,
     manner: Manner,
 ) -> Client<impl MlsConfig> {
-    let commits = CommitOptions::new().with_allow_external_commit(true).with_ratchet_tree_extension(false);
+    let commits =
+        CommitOptions::new().with_allow_external_commit(true).with_ratchet_tree_extension(manner.private);
     let encryption = EncryptionOptions::new(manner.private, PaddingMode::StepFunction);
     Client::builder()
         .crypto_provider(RustCryptoProvider::new())
@@ -149,8 +150,8 @@ where
         self.group_mut().clear_pending_commit();
     }
 
-    fn join(&mut self, welcome: &[u8], tree_bytes: &[u8]) {
-        let (group, _) = self.client.join_group(Some(tree(tree_bytes)), &message(welcome), None).unwrap();
+    fn join(&mut self, welcome: &[u8], tree_bytes: Option<&[u8]>) {
+        let (group, _) = self.client.join_group(tree_bytes.map(tree), &message(welcome), None).unwrap();
         self.group = Some(group);
     }
 

@@ -124,8 +124,8 @@ impl MlsClient for Shared {
         self.ask_for("refused");
     }
 
-    fn join(&mut self, welcome: &[u8], tree: &[u8]) {
-        self.act(json!({"act": "join", "welcome": b64(welcome), "tree": b64(tree)}));
+    fn join(&mut self, welcome: &[u8], tree: Option<&[u8]>) {
+        self.act(json!({"act": "join", "welcome": b64(welcome), "tree": tree.map(b64)}));
     }
 
     fn join_externally(&mut self, _: &[u8], _: &[u8], _: Option<u32>) -> Bundle {
