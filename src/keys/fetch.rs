@@ -157,7 +157,7 @@ impl Keys {
         }
         for Taken { device, last_resort_given, .. } in taken {
             // None when the device was deactivated meanwhile.
-            let Some(stats) = self.store.key_stats(device).await? else { continue };
+            let Some(stats) = self.store.key_stats(device, self.clock.now()).await? else { continue };
             let low = KeysLow {
                 onetime_prekeys: stats.unused_prekeys,
                 kem_prekeys: stats.kem_prekeys,

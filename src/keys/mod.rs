@@ -192,7 +192,8 @@ impl Keys {
     /// # Errors
     /// `UnknownDevice` when it was deactivated.
     pub async fn stats(&self, caller: &Caller) -> Result<(KeyStats, Duration), Refusal> {
-        let stats = self.store.key_stats(caller.device_no).await?.ok_or(Refusal::UnknownDevice)?;
+        let stats =
+            self.store.key_stats(caller.device_no, self.clock.now()).await?.ok_or(Refusal::UnknownDevice)?;
         Ok((stats, self.clock.now().since(stats.signed_prekey_at)))
     }
 

@@ -178,7 +178,7 @@ impl Session {
     async fn greet(&mut self) -> Result<bool, StoreError> {
         let queue = Arc::clone(&self.sockets.queue);
         let (device, now) = (self.caller.device_no, queue.clock.now());
-        let Some(stats) = queue.store.key_stats(device).await? else { return Ok(false) };
+        let Some(stats) = queue.store.key_stats(device, now).await? else { return Ok(false) };
         let pending = queue.store.mailbox_count(device, MOST_PENDING, now).await?;
         queue.store.note_seen(device, now).await?;
         self.write(&ServerFrame::Hello {

@@ -12,6 +12,7 @@ mod committed;
 mod decide;
 mod device_list;
 mod devices;
+mod group_acts;
 mod group_batch;
 mod group_items;
 mod group_rules;
@@ -35,9 +36,10 @@ pub use committed::{Committed, committed};
 pub use devices::{
     Deactivated, KeyUpload, LinkOffer, OneTimeKeys, Published, Registered, Registration, Revival, TakenBundle,
 };
+pub use group_acts::GroupActs;
 pub use groups::{
     Advance, Advanced, Allowed, CannotAdd, Commit, EpochState, ExternalJoiner, Founding, GroupAccepted,
-    GroupActs, GroupCreated, GroupReset, HandshakeState, Invite, Joiner, LOG_LIFE, LogPage, MOST_INVITES,
+    GroupCreated, GroupReset, HandshakeState, Invite, Joiner, LOG_LIFE, LogPage, MOST_INVITES,
     MOST_PROPOSALS, MlsFounding, NewGroup, NewProposal, NewProposals, PendingProposal, Proposed, Report,
     RosterChange, RosterChanged, Standing, StoredCommit,
 };
@@ -163,8 +165,8 @@ pub trait Store: GroupActs + PackageActs {
     /// Notes that a device was seen, by the day.
     async fn note_seen(&self, device: DeviceNo, now: Timestamp) -> Result<(), StoreError>;
 
-    /// How many keys an active device has; none when it was deactivated.
-    async fn key_stats(&self, device: DeviceNo) -> Result<Option<KeyStats>, StoreError>;
+    /// How many keys an active device has at `now`; none when it was deactivated.
+    async fn key_stats(&self, device: DeviceNo, now: Timestamp) -> Result<Option<KeyStats>, StoreError>;
 
     /// The lasting keys of an active device; none when it was deactivated.
     async fn lasting_keys(&self, device: DeviceNo) -> Result<Option<LastingKeys>, StoreError>;

@@ -59,7 +59,7 @@ const HOUSE: &[Room] = &[
     Room { files: &["verify.rs"], uses: &["domain"], crates: &[] },
     Room { files: &["messages/structure"], uses: &["domain", "messages::structure"], crates: &[] },
     Room { files: &["config"], uses: &["domain::CipherSuite", "store", "config"], crates: &[] },
-    Room { files: &["wire"], uses: &["domain"], crates: &["serde_json"] },
+    Room { files: &["wire"], uses: &["domain", "wire"], crates: &["serde_json"] },
     Room { files: &["telemetry.rs"], uses: &["config::LogFormat"], crates: &[] },
     Room { files: &["metrics.rs"], uses: &[], crates: &["metrics_exporter_prometheus"] },
     Room {

@@ -24,7 +24,7 @@ const LIVES: std::ops::RangeInclusive<u64> = 60..=30 * 86_400;
 /// Makes a join token: whoever holds it may join by an external commit, until it ends.
 #[utoipa::path(tag = "groups", params(("group_id" = String, Path), Actor), request_body = Option<InviteBody>,
     security(("bearer" = [])), responses((status = 201, body = InviteAnswer),
-    (status = 403, description = "`not-allowed`: an admin does this, where `external_join` is `token`"),
+    (status = 403, description = "`not-allowed`: an admin does this, in groups that take join tokens"),
     (status = 404), (status = 429, description = "`too-many-invites`")))]
 #[post("/{group_id}/invites")]
 async fn make_invite(

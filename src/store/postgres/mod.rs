@@ -209,8 +209,8 @@ impl Store for PostgresStore {
         attempt(Repeat::Always, || devices::note_seen(&self.pool, device, now)).await
     }
 
-    async fn key_stats(&self, device: DeviceNo) -> Result<Option<KeyStats>, StoreError> {
-        attempt(Repeat::Always, || publish::stats(&self.pool, device)).await
+    async fn key_stats(&self, device: DeviceNo, now: Timestamp) -> Result<Option<KeyStats>, StoreError> {
+        attempt(Repeat::Always, || publish::stats(&self.pool, device, now)).await
     }
 
     async fn lasting_keys(&self, device: DeviceNo) -> Result<Option<LastingKeys>, StoreError> {

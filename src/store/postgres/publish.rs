@@ -155,19 +155,24 @@ async fn replace_last_resort(
     Ok(())
 }
 
-pub(super) async fn stats(pool: &PgPool, device: DeviceNo) -> Result<Option<KeyStats>, Error> {
+pub(super) async fn stats(
+    pool: &PgPool,
+    device: DeviceNo,
+    now: Timestamp,
+) -> Result<Option<KeyStats>, Error> {
     // A package that has ended has no body any more.
     let row: Option<(i64, i64, i64, i64, Option<OffsetDateTime>, bool)> = sqlx::query_as(
         "SELECT (SELECT count(*) FROM prekeys WHERE device_no = $1 AND kind = 1), \
             (SELECT count(*) FROM prekey_ledger WHERE device_no = $1 AND kind = 1), \
             (SELECT count(*) FROM prekeys WHERE device_no = $1 AND kind = 2), \
             (SELECT count(*) FROM key_packages \
-                WHERE device_no = $1 AND state = 0 AND NOT last_resort AND body IS NOT NULL), \
+                WHERE device_no = $1 AND state = 0 AND NOT last_resort AND not_after > $2), \
             signed_prekey_at, last_resort_used OR EXISTS (SELECT FROM key_packages \
                 WHERE device_no = $1 AND state = 0 AND last_resort AND given) \
          FROM devices WHERE device_no = $1 AND deactivated_at IS NULL",
     )
     .bind(device.0)
+    .bind(at(now))
     .fetch_optional(pool)
     .await?;
     let Some((unused, total, kem, packages, signed_at, last_resort_used)) = row else { return Ok(None) };

@@ -172,7 +172,9 @@ async fn a_device_is_linked_and_ended() {
     assert_eq!(store.deactivate(&tablet, &phone.device_id, in_time).await.unwrap(), Deactivated::Unknown);
     assert_eq!(store.revocations(in_time).await.unwrap(), [Revocation::Device(phone.device_no)]);
     assert!(store.lasting_keys(phone.device_no).await.unwrap().is_none());
-    assert!(store.key_stats(phone.device_no).await.unwrap().is_none());
+    assert!(
+        store.key_stats(phone.device_no, crate::domain::Timestamp::from_millis(0)).await.unwrap().is_none()
+    );
     assert!(
         store.take_bundle(phone.user_id, Some(&phone.device_id), OneTimeKeys::Given).await.unwrap().is_none()
     );
@@ -197,7 +199,13 @@ async fn keys_are_published_taken_and_never_come_back() {
     let all = store.take_bundles(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert_eq!(all[0].bundle.kem_prekey, first.last_resort_kem_prekey);
     assert!(
-        all[0].last_resort_given && store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used
+        all[0].last_resort_given
+            && store
+                .key_stats(phone.device_no, crate::domain::Timestamp::from_millis(0))
+                .await
+                .unwrap()
+                .unwrap()
+                .last_resort_used
     );
     assert!(
         store
@@ -223,7 +231,8 @@ async fn keys_are_published_taken_and_never_come_back() {
     let entered: Vec<_> = entered.into_iter().map(|entry| (entry.event, entry.device_number)).collect();
     let number = Some(phone.device_number);
     assert_eq!(entered, [(SecurityEvent::KeyRotated, number), (SecurityEvent::DeviceAdded, number)]);
-    let stats = store.key_stats(phone.device_no).await.unwrap().unwrap();
+    let stats =
+        store.key_stats(phone.device_no, crate::domain::Timestamp::from_millis(0)).await.unwrap().unwrap();
     assert_eq!((stats.unused_prekeys, stats.total_prekeys, stats.last_resort_used), (2, 4, false));
     let lasting = store.lasting_keys(phone.device_no).await.unwrap().unwrap();
     assert_eq!(Some(lasting.signed_prekey), upload.signed_prekey);
@@ -251,7 +260,14 @@ async fn keys_that_are_withheld_stay_and_who_wrote_lately_is_known() {
     let taken = store.take_bundle(phone.user_id, None, OneTimeKeys::Withheld).await.unwrap().unwrap();
     assert_eq!((taken.bundle.onetime_prekey, taken.bundle.kem_prekey), (None, first.last_resort_kem_prekey));
     assert_eq!((taken.onetime_left, taken.kem_left, taken.last_resort_given), (3, 1, true));
-    assert!(store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used);
+    assert!(
+        store
+            .key_stats(phone.device_no, crate::domain::Timestamp::from_millis(0))
+            .await
+            .unwrap()
+            .unwrap()
+            .last_resort_used
+    );
 
     let bob = register(&store, registration(user(), "phone")).await;
     let message = send(&phone, bob.user_id);

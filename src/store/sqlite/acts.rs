@@ -96,8 +96,7 @@ impl Store for SqliteStore {
         self.write(move |tx| devices::note_seen(tx, device, now).boxed()).await
     }
 
-    async fn key_stats(&self, device: DeviceNo) -> Result<Option<KeyStats>, StoreError> {
-        let now = self.clock.now();
+    async fn key_stats(&self, device: DeviceNo, now: Timestamp) -> Result<Option<KeyStats>, StoreError> {
         self.read(|conn| keys::key_stats(conn, device, now).boxed()).await
     }
 

@@ -158,6 +158,7 @@ async fn a_removed_member_reads_up_to_its_removal_and_begins_anew_when_it_is_bac
     assert_eq!(told[seam - 1], removed, "{told:?}");
     assert!(told[..seam].is_sorted_by(|one, next| one + 1 == *next), "{told:?}");
     assert_eq!(told[seam..], sent, "the window begins after the entry {added}");
+    live.expect("joined").await;
     quiet(&mut live).await;
     // What it was not connected for is the same.
     let (_, frames) = drained(&carol).await;

@@ -70,7 +70,7 @@ async fn deactivation_erases_keys_mailbox_and_standing(engine: Engine) {
     engine.store.deactivate(&bob, &tablet.device_id, engine.now()).await.unwrap();
 
     let store = &engine.store;
-    assert!(store.key_stats(tablet.device_no).await.unwrap().is_none());
+    assert!(store.key_stats(tablet.device_no, crate::support::engine::NOON).await.unwrap().is_none());
     assert!(store.lasting_keys(tablet.device_no).await.unwrap().is_none());
     assert!(
         store.take_bundle(bob.user_id, Some(&tablet.device_id), OneTimeKeys::Given).await.unwrap().is_none()
@@ -113,7 +113,7 @@ async fn a_device_linked_anew_under_the_same_id_inherits_nothing(engine: Engine)
     assert_eq!(engine.left(new.device_no).await.head, Position::START);
     let history = engine.history(&new, alice.user_id).await.unwrap();
     assert!(history[0].envelope.is_none(), "the body was for another incarnation");
-    let stats = engine.store.key_stats(new.device_no).await.unwrap().unwrap();
+    let stats = engine.store.key_stats(new.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert_eq!((stats.unused_prekeys, stats.total_prekeys), (5, 5));
 }
 

@@ -45,7 +45,8 @@ async fn a_first_registration_claims_the_user_with_everything_that_belongs_to_a_
     assert_eq!(devices[0].last_seen, NOON.day());
     assert!(devices[0].linked_by.is_none());
 
-    let stats = engine.store.key_stats(caller.device_no).await.unwrap().unwrap();
+    let stats =
+        engine.store.key_stats(caller.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert_eq!((stats.unused_prekeys, stats.total_prekeys, stats.kem_prekeys), (5, 5, 3));
     assert_eq!(stats.signed_prekey_at, NOON);
     assert!(!stats.last_resort_used);

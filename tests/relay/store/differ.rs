@@ -232,7 +232,10 @@ impl Pair {
         let devices: Vec<DeviceNo> = self.callers.iter().map(|caller| caller.device_no).collect();
         self.both(async |store| store.mailbox_heads(&devices).await.unwrap()).await;
         for &device in devices.iter().rev().take(3) {
-            self.both(async |store| format!("{:?}", store.key_stats(device).await.unwrap())).await;
+            self.both(async |store| {
+                format!("{:?}", store.key_stats(device, crate::support::engine::NOON).await.unwrap())
+            })
+            .await;
         }
     }
 }

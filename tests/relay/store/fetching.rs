@@ -35,7 +35,8 @@ async fn a_bundle_without_one_time_keys_takes_none(engine: Engine) {
         assert!(taken.bundle.signed_prekey == registration.signed_prekey);
         assert_eq!((taken.onetime_left, taken.kem_left), (5, 3));
         assert!(taken.last_resort_given);
-        let stats = engine.store.key_stats(phone.device_no).await.unwrap().unwrap();
+        let stats =
+            engine.store.key_stats(phone.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
         assert_eq!((stats.unused_prekeys, stats.total_prekeys, stats.kem_prekeys), (5, 5, 3));
         assert!(stats.last_resort_used);
     }
@@ -46,9 +47,25 @@ async fn a_bundle_without_one_time_keys_takes_none(engine: Engine) {
 
     let fresh = KeyUpload { last_resort_kem_prekey: Some(mothers::kem(101)), ..KeyUpload::default() };
     engine.store.publish_keys(phone.device_no, fresh, engine.now()).await.unwrap();
-    assert!(!engine.store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used);
+    assert!(
+        !engine
+            .store
+            .key_stats(phone.device_no, crate::support::engine::NOON)
+            .await
+            .unwrap()
+            .unwrap()
+            .last_resort_used
+    );
     assert_eq!(withheld(&engine, &phone).await.bundle.kem_prekey.unwrap().id.get(), 101);
-    assert!(engine.store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used);
+    assert!(
+        engine
+            .store
+            .key_stats(phone.device_no, crate::support::engine::NOON)
+            .await
+            .unwrap()
+            .unwrap()
+            .last_resort_used
+    );
 }
 
 async fn a_bundle_without_one_time_keys_has_no_kem_key_when_there_is_no_last_resort_one(engine: Engine) {
@@ -59,7 +76,15 @@ async fn a_bundle_without_one_time_keys_has_no_kem_key_when_there_is_no_last_res
     assert!(taken.bundle.onetime_prekey.is_none() && taken.bundle.kem_prekey.is_none());
     assert!(!taken.last_resort_given);
     assert_eq!((taken.onetime_left, taken.kem_left), (5, 3));
-    assert!(!engine.store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used);
+    assert!(
+        !engine
+            .store
+            .key_stats(phone.device_no, crate::support::engine::NOON)
+            .await
+            .unwrap()
+            .unwrap()
+            .last_resort_used
+    );
 }
 
 async fn bundles_of_all_devices_are_given_without_one_time_keys_too(engine: Engine) {
@@ -75,7 +100,8 @@ async fn bundles_of_all_devices_are_given_without_one_time_keys_too(engine: Engi
         assert!(taken.bundle.onetime_prekey.is_none());
         assert_eq!(taken.bundle.kem_prekey.as_ref().unwrap().id.get(), 100);
         assert_eq!((taken.onetime_left, taken.kem_left, taken.last_resort_given), (5, 3, true));
-        let stats = engine.store.key_stats(taken.device_no).await.unwrap().unwrap();
+        let stats =
+            engine.store.key_stats(taken.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
         assert_eq!((stats.unused_prekeys, stats.kem_prekeys, stats.last_resort_used), (5, 3, true));
     }
     let others = take(Some(phone.device_no)).await;

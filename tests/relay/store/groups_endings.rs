@@ -247,7 +247,16 @@ async fn after_a_restore_no_package_is_given_again(engine: Engine) {
     let issued = engine.issued(&phone).await;
     engine.store.after_restore(engine.now()).await.unwrap();
     assert!(engine.claim(phone.user_id, OneTimeKeys::Given).await.is_empty(), "nor the last resort");
-    assert_eq!(engine.store.key_stats(phone.device_no).await.unwrap().unwrap().key_packages, 0);
+    assert_eq!(
+        engine
+            .store
+            .key_stats(phone.device_no, crate::support::engine::NOON)
+            .await
+            .unwrap()
+            .unwrap()
+            .key_packages,
+        0
+    );
     let again = engine.publish(&phone, registration.packages.clone()).await;
     let known =
         PackagesPublished::Published { accepted: 0, already_known: 4, count: 0, has_last_resort: false };

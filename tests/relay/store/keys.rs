@@ -77,7 +77,8 @@ async fn one_time_keys_are_given_once_and_lowest_id_first_until_there_are_none(e
         assert_eq!(taken.onetime_left, 5_u32.saturating_sub(round));
         assert_eq!(taken.kem_left, 3_u32.saturating_sub(round));
         assert_eq!(taken.last_resort_given, round > 3);
-        let stats = engine.store.key_stats(phone.device_no).await.unwrap().unwrap();
+        let stats =
+            engine.store.key_stats(phone.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
         assert_eq!(stats.last_resort_used, round > 3);
         assert_eq!((stats.unused_prekeys, stats.total_prekeys), (taken.onetime_left, 5));
     }
@@ -137,7 +138,7 @@ async fn new_keys_are_added_to_the_stock(engine: Engine) {
     let published = publish(&engine, phone.device_no, upload).await;
     let expected = Published::Published { accepted: 3, already_known: 0, onetime_count: 7, kem_count: 4 };
     assert_eq!(published, expected);
-    let stats = engine.store.key_stats(phone.device_no).await.unwrap().unwrap();
+    let stats = engine.store.key_stats(phone.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert_eq!((stats.unused_prekeys, stats.total_prekeys, stats.kem_prekeys), (7, 7, 4));
 }
 
@@ -168,7 +169,7 @@ async fn an_id_that_belongs_to_another_key_is_refused_with_the_whole_upload(engi
     };
     let refused = publish(&engine, phone.device_no, upload).await;
     assert_eq!(refused, Published::KeyReused(KeyKind::OneTime, id(1)));
-    let stats = engine.store.key_stats(phone.device_no).await.unwrap().unwrap();
+    let stats = engine.store.key_stats(phone.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert_eq!((stats.unused_prekeys, stats.total_prekeys), (4, 5));
     let lasting = engine.store.lasting_keys(phone.device_no).await.unwrap().unwrap();
     assert_eq!(lasting.signed_prekey.id, id(1));
@@ -252,7 +253,7 @@ async fn a_signed_prekey_is_replaced_and_never_comes_back(engine: Engine) {
     let rotate = |key| KeyUpload { signed_prekey: Some(key), ..KeyUpload::default() };
     let published = publish(&engine, phone.device_no, rotate(second.clone())).await;
     assert!(matches!(published, Published::Published { accepted: 1, already_known: 0, .. }), "{published:?}");
-    let stats = engine.store.key_stats(phone.device_no).await.unwrap().unwrap();
+    let stats = engine.store.key_stats(phone.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert_eq!(stats.signed_prekey_at, engine.now());
     let taken = engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert!(taken.bundle.signed_prekey == second);
@@ -275,7 +276,15 @@ async fn a_last_resort_prekey_is_replaced_and_never_comes_back(engine: Engine) {
     registration.kem_prekeys.clear();
     let phone = engine.register(registration.clone()).await;
     engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap();
-    let used = async || engine.store.key_stats(phone.device_no).await.unwrap().unwrap().last_resort_used;
+    let used = async || {
+        engine
+            .store
+            .key_stats(phone.device_no, crate::support::engine::NOON)
+            .await
+            .unwrap()
+            .unwrap()
+            .last_resort_used
+    };
     assert!(used().await);
     let replace = |key| KeyUpload { last_resort_kem_prekey: Some(key), ..KeyUpload::default() };
     publish(&engine, phone.device_no, replace(mothers::kem(101))).await;

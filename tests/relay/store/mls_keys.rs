@@ -53,7 +53,8 @@ async fn a_new_key_drops_the_packages_of_the_former_one(engine: Engine) {
     let (alice, bob) = (engine.mls_newcomer().await, engine.mls_newcomer().await);
     let group = engine.filled(&alice, &[]).await;
     let joiner = engine.joiner(&bob, 1).await;
-    let stats = async || engine.store.key_stats(bob.device_no).await.unwrap().unwrap();
+    let stats =
+        async || engine.store.key_stats(bob.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     // Three and the last resort were published, and one was added and handed out; whichever was given first.
     let stored = stats().await.key_packages;
     let key = mls::signature_key(SignatureScheme::Ed25519);
@@ -118,7 +119,8 @@ async fn a_device_registers_with_keys_and_packages(engine: Engine) {
     for key in &registration.mls_signature_keys {
         assert_eq!(engine.mls_key(&device, key.scheme).await.as_ref(), Some(key));
     }
-    let stats = engine.store.key_stats(device.device_no).await.unwrap().unwrap();
+    let stats =
+        engine.store.key_stats(device.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert_eq!((stats.key_packages, stats.last_resort_used), (3, false));
     for (place, package) in registration.packages.packages.iter().enumerate() {
         let left = u32::try_from(2 - place).unwrap();

@@ -71,8 +71,15 @@ async fn each_active_device_gives_one_oldest_device_first(engine: Engine) {
         .unwrap();
     let owners: Vec<Caller> = claimed.into_iter().map(|claimed| claimed.owner).collect();
     assert_eq!(owners, [phone.clone(), laptop]);
-    let stats =
-        async |device: &Caller| engine.store.key_stats(device.device_no).await.unwrap().unwrap().key_packages;
+    let stats = async |device: &Caller| {
+        engine
+            .store
+            .key_stats(device.device_no, crate::support::engine::NOON)
+            .await
+            .unwrap()
+            .unwrap()
+            .key_packages
+    };
     assert_eq!((stats(&phone).await, stats(&tablet).await), (1, 2), "of the one left out nothing was taken");
 }
 
@@ -99,8 +106,8 @@ async fn a_package_that_has_ended_is_not_given(engine: Engine) {
     engine.publish(&device, mls::one_time(&[one, ten.clone()])).await;
     engine.publish(&device, mls::last_resort(&twenty)).await;
     engine.clock.set(NOON.plus(2 * DAY));
-    let stats = engine.store.key_stats(device.device_no).await.unwrap().unwrap();
-    assert!(stats.key_packages <= 2);
+    let stats = engine.store.key_stats(device.device_no, NOON.plus(2 * DAY)).await.unwrap().unwrap();
+    assert_eq!(stats.key_packages, 1);
     let claimed = engine.claim(device.user_id, OneTimeKeys::Given).await;
     assert_eq!(claimed, [(device.device_no, ten.body, false, 0)]);
     let claimed = engine.claim(device.user_id, OneTimeKeys::Given).await;
@@ -172,7 +179,9 @@ async fn a_package_is_given_once_however_many_claim(engine: Engine) {
 
 async fn a_package_of_the_last_resort_counts_as_used_once_given(engine: Engine) {
     let device = engine.mls_newcomer().await;
-    let stats = async || engine.store.key_stats(device.device_no).await.unwrap().unwrap();
+    let stats = async || {
+        engine.store.key_stats(device.device_no, crate::support::engine::NOON).await.unwrap().unwrap()
+    };
     engine.claim(device.user_id, OneTimeKeys::Given).await;
     assert!(!stats().await.last_resort_used);
     let last = engine.claim(device.user_id, OneTimeKeys::Withheld).await.remove(0);

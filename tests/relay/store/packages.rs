@@ -57,7 +57,8 @@ async fn packages_are_counted_when_they_are_published(engine: Engine) {
     assert_eq!(first, published(2, 0, 2, false));
     let upload = PackageUpload { packages: packages[2..4].to_vec(), last_resort: Some(packages[4].clone()) };
     assert_eq!(engine.publish(&device, upload).await, published(3, 0, 4, true));
-    let stats = engine.store.key_stats(device.device_no).await.unwrap().unwrap();
+    let stats =
+        engine.store.key_stats(device.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert_eq!((stats.key_packages, stats.last_resort_used), (4, false));
 
     engine.claim(device.user_id, OneTimeKeys::Given).await;
@@ -211,7 +212,9 @@ async fn a_last_resort_that_was_replaced_does_not_come_back(engine: Engine) {
     assert_eq!(engine.claim(device.user_id, OneTimeKeys::Given).await[0].1, packages[1].body);
 
     // The one that replaces it counts as unused.
-    let stats = async || engine.store.key_stats(device.device_no).await.unwrap().unwrap();
+    let stats = async || {
+        engine.store.key_stats(device.device_no, crate::support::engine::NOON).await.unwrap().unwrap()
+    };
     assert!(stats().await.last_resort_used);
     let key = engine.mls_key(&device, SignatureScheme::Ed25519).await.unwrap();
     engine.publish(&device, mls::last_resort(&mls::package(&key, SUITE))).await;
@@ -238,7 +241,7 @@ async fn deactivation_ends_the_packages_of_that_device_alone(engine: Engine) {
     if let Some(left) = told(&engine, &issued).await {
         assert!(!left.active && left.owner == tablet);
     }
-    assert!(engine.store.key_stats(phone.device_no).await.unwrap().is_some());
+    assert!(engine.store.key_stats(phone.device_no, crate::support::engine::NOON).await.unwrap().is_some());
     engine.deactivate(&phone, &phone).await;
     assert!(engine.claim(phone.user_id, OneTimeKeys::Given).await.is_empty());
 }

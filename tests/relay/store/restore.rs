@@ -38,12 +38,12 @@ async fn no_onetime_key_of_before_is_handed_out_or_taken_again(engine: Engine) {
     let bare = engine.register(mothers::bare_registration(mothers::user(), "phone")).await;
     assert_eq!(restored(&engine).await.keys, 8);
 
-    let stats = engine.store.key_stats(phone.device_no).await.unwrap().unwrap();
+    let stats = engine.store.key_stats(phone.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert_eq!((stats.unused_prekeys, stats.kem_prekeys, stats.last_resort_used), (0, 0, true));
     let taken = engine.store.take_bundle(phone.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert!(taken.bundle.onetime_prekey.is_none());
     assert_eq!(taken.bundle.kem_prekey.unwrap().id.get(), 100, "the last resort");
-    let bare = engine.store.key_stats(bare.device_no).await.unwrap().unwrap();
+    let bare = engine.store.key_stats(bare.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert!(!bare.last_resort_used, "a device without a last resort used none");
 
     let again = KeyUpload {

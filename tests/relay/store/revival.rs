@@ -192,7 +192,7 @@ async fn a_revived_user_inherits_nothing(engine: Engine) {
     let left = engine.left(back.device_no).await;
     assert_eq!((left.positions(), left.head), (Vec::new(), Position::START));
     assert!(engine.history(&back, alice.user_id).await.unwrap()[0].envelope.is_none());
-    let stats = engine.store.key_stats(back.device_no).await.unwrap().unwrap();
+    let stats = engine.store.key_stats(back.device_no, crate::support::engine::NOON).await.unwrap().unwrap();
     assert_eq!((stats.unused_prekeys, stats.total_prekeys, stats.kem_prekeys), (5, 5, 2));
     let taken = engine.store.take_bundle(back.user_id, None, OneTimeKeys::Given).await.unwrap().unwrap();
     assert!(taken.bundle.onetime_prekey.as_ref() == Some(&again.onetime_prekeys[0]));

@@ -41,7 +41,10 @@ impl World {
     async fn look_at_device(&self, device: &Caller) {
         let (number, now) = (device.device_no, self.engines[0].now());
         self.both(async |store| store.windows(number, None).await.unwrap()).await;
-        self.both(async |store| format!("{:?}", store.key_stats(number).await.unwrap())).await;
+        self.both(async |store| {
+            format!("{:?}", store.key_stats(number, crate::support::engine::NOON).await.unwrap())
+        })
+        .await;
         self.both(async |store| {
             let left = store.mailbox_left(number, Position::START, 1000, now).await.unwrap();
             let items = store.mailbox_items(number, &left.positions(), now).await.unwrap();
