@@ -109,7 +109,7 @@ impl Groups {
         }
         match committer {
             Committer::External => lets_in(self, standing, token).await.map(|entry| entry.by_token),
-            Committer::Member(_) if standing.leaf.is_some() => Ok(false),
+            Committer::Member(_) if standing.leaf.is_some() && standing.may_write() => Ok(false),
             Committer::Member(_) => Err(Refusal::UnknownGroup),
         }
     }

@@ -40,9 +40,12 @@ pub(super) async fn lets_in(
         }
         Some(_) | None => false,
     };
+    let stays = standing.leaf.is_some() && standing.may_write();
     let by_policy = match join {
-        ExternalJoin::None | ExternalJoin::Resync => standing.leaf.is_some(),
-        ExternalJoin::Siblings | ExternalJoin::Token => standing.leaf.is_some() || standing.role.is_some(),
+        ExternalJoin::None | ExternalJoin::Resync => stays,
+        ExternalJoin::Siblings | ExternalJoin::Token => {
+            stays || (standing.leaf.is_none() && standing.role.is_some())
+        }
     };
     if by_policy || by_token { Ok(Entry { by_token }) } else { Err(Refusal::UnknownGroup) }
 }

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Caller, CipherSuite, Epoch, ExternalJoin, GroupId, Handshake, Membership, MlsSignatureKey, Role,
-        Timestamp, UserId,
+        Caller, CipherSuite, Epoch, ExternalJoin, GroupId, Handshake, Membership, MlsSignatureKey, Position,
+        Role, Timestamp, UserId,
     },
     store::{Commit, Founding, GroupCreated, MlsFounding, NewGroup},
 };
@@ -87,23 +87,32 @@ impl Groups {
     pub async fn create(&self, caller: &Caller, request: FoundingRequest) -> Result<Made, Refusal> {
         let name = self.blob("name", request.name.clone())?;
         let description = self.blob("description", request.description.clone())?;
-        let (group_id, handshake, external_join, founding) = match &request.material {
+        let (group_id, handshake, external_join) = match &request.material {
             Material::Roster(members) => {
                 if members.len() > self.rules.max_members as usize {
                     return Err(Refusal::GroupFull(self.rules.max_members));
                 }
                 let group_id = request.group_id.unwrap_or_else(|| GroupId::new(Uuid::new_v4()));
-                (group_id, Handshake::None, ExternalJoin::None, Founding::Roster(members.clone()))
+                (group_id, Handshake::None, ExternalJoin::None)
             }
             Material::Mls(material) => {
                 let group_id = named(request.group_id, &material.group_info)?;
                 let handshake = material.handshake.unwrap_or(Handshake::Public);
-                let external_join = material.external_join.unwrap_or(ExternalJoin::Resync);
-                let founding = self.found(caller, group_id, handshake, external_join, material).await?;
-                (group_id, handshake, external_join, Founding::Mls(Box::new(founding)))
+                (group_id, handshake, material.external_join.unwrap_or(ExternalJoin::Resync))
             }
         };
         let digest = digest(group_id, handshake, external_join, &request);
+        // Before anything is judged: the first time has used the key packages up.
+        if self.store.founding_of(group_id, caller.device_no, digest).await? == Some(Position::START) {
+            return Ok(Made::Before(self.group(caller, group_id).await?));
+        }
+        let founding = match &request.material {
+            Material::Roster(members) => Founding::Roster(members.clone()),
+            Material::Mls(material) => {
+                let founding = self.found(caller, group_id, handshake, external_join, material).await?;
+                Founding::Mls(Box::new(founding))
+            }
+        };
         let by = caller.clone();
         let group = NewGroup { group_id, digest, by, name, description, handshake, external_join, founding };
         let state = kept_state(&group.founding);

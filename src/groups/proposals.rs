@@ -17,6 +17,9 @@ use crate::{
 /// How often proposals are judged, when the group moves on meanwhile.
 const TRIES: usize = 5;
 
+/// The longest proposal that is kept, in bytes. All that a group has pending are read for each of its commits.
+const LONGEST_PROPOSAL: usize = 16 << 10;
+
 impl Groups {
     /// Keeps a proposal for the next commit.
     ///
@@ -51,6 +54,9 @@ impl Groups {
         proposals: Vec<Bytes>,
         leaving: bool,
     ) -> Result<Changed, Refusal> {
+        if proposals.iter().any(|proposal| proposal.len() > LONGEST_PROPOSAL) {
+            return Err(Refusal::TooLarge(if leaving { "proposals" } else { "proposal" }, LONGEST_PROPOSAL));
+        }
         let front = read_fronts(&proposals, group)?;
         for _ in 0..TRIES {
             let standing = self.proposer(caller, group).await?;
@@ -99,6 +105,7 @@ impl Groups {
         if standing.group.handshake == Handshake::None {
             return Err(standing.role.map_or(Refusal::UnknownGroup, |_| Refusal::RosterGroup));
         }
+        // Who leaves may repeat that, and learns nothing else by it.
         if standing.leaf.is_none() {
             return Err(Refusal::UnknownGroup);
         }

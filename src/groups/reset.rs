@@ -6,7 +6,7 @@ use super::{
     mls::GroupInfoFault,
 };
 use crate::{
-    domain::{Caller, Group, GroupId, Handshake, Role},
+    domain::{Caller, Group, GroupId, Handshake, Position, Role},
     store::{Founding, GroupReset, NewGroup},
 };
 
@@ -42,8 +42,13 @@ impl Groups {
         let external_join = material.external_join.unwrap_or(former.external_join);
         let name = self.blob("name", request.name.clone())?;
         let description = self.blob("description", request.description.clone())?;
-        let founding = self.found(caller, group_id, handshake, external_join, material).await?;
         let digest = digest(group_id, handshake, external_join, &request);
+        // Before anything is judged: the first time has used the key packages up.
+        let before = self.store.founding_of(group_id, caller.device_no, digest).await?;
+        if let Some(position) = before.filter(|position| *position > Position::START) {
+            return Ok(Changed { epoch: former.epoch, position });
+        }
+        let founding = self.found(caller, group_id, handshake, external_join, material).await?;
         let (by, founding) = (caller.clone(), Founding::Mls(Box::new(founding)));
         let group = NewGroup { group_id, digest, by, name, description, handshake, external_join, founding };
         let state = kept_state(&group.founding);

@@ -47,6 +47,7 @@ impl Keys {
         if raw.key_packages.len() > most as usize {
             return Err(MlsRefusal::TooManyPackages(most).into());
         }
+        self.count("package uploads", caller).await?;
         let (rules, owner, now) = (self.packages.clone(), caller.clone(), self.clock.now());
         let last_resort_field = raw.last_resort_field;
         let checked = move || check::packages(&rules, (owner.user_id, &owner.device_id), &raw, now);

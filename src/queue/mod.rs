@@ -21,6 +21,12 @@ use crate::{
     store::{Left, Store, StoreError},
 };
 
+/// Bytes of items after which an answer carries no more.
+const ANSWER_WEIGHT: usize = 8 << 20;
+
+/// Items that are read at a time for an answer.
+const ITEMS_AT_ONCE: usize = 8;
+
 /// The acts on a device's own mailbox, and on its cursors in the logs of its groups.
 pub struct Queue {
     /// The store.
@@ -70,6 +76,30 @@ impl Queue {
         }
         let item = |position: &Position| found.remove(position).map(|item| (*position, item));
         Ok(positions.iter().filter_map(item).collect())
+    }
+
+    /// [`Queue::items`], but no more of them than one answer carries: then also the position of the last one that was read.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn some_items(
+        &self,
+        device: DeviceNo,
+        left: &Left,
+    ) -> Result<(Vec<(Position, Arc<Item>)>, Option<Position>), StoreError> {
+        let mut items = Vec::new();
+        let mut rest = left.items.as_slice();
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(rest.len().min(ITEMS_AT_ONCE));
+            let some = Left { items: some.to_vec(), head: left.head };
+            items.extend(self.items(device, &some).await?);
+            rest = others;
+            let weight: usize = items.iter().map(|(_, item)| item.weight()).sum();
+            if weight >= ANSWER_WEIGHT && !rest.is_empty() {
+                return Ok((items, some.items.last().map(|(position, _)| *position)));
+            }
+        }
+        Ok((items, None))
     }
 
     async fn cached(&self, device: DeviceNo, positions: &[Position]) -> HashMap<Position, Arc<Item>> {

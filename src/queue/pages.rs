@@ -53,7 +53,7 @@ impl Queue {
             {
                 continue;
             }
-            let (entries, more) = self.after_cursor(&window, &mut space).await?;
+            let (entries, more) = self.after_cursor(device, &window, &mut space).await?;
             match last {
                 Some(page) => {
                     page.entries.extend(entries);
@@ -83,6 +83,7 @@ impl Queue {
 
     async fn after_cursor(
         &self,
+        device: DeviceNo,
         window: &Window,
         space: &mut Space,
     ) -> Result<(Vec<LogEntry>, bool), StoreError> {
@@ -93,7 +94,9 @@ impl Queue {
         let limit = u32::try_from(space.entries.min(space.share)).unwrap_or(u32::MAX);
         let after = window.cursor.max(window.opened_after);
         let page = self.store.group_log(window.group_id, after, limit, space.bytes, self.clock.now()).await?;
-        let end = window.closed_at.unwrap_or(page.head);
+        // The window may have ended since it was read.
+        let closing = page.entries.iter().find(|entry| entry.closes_window_of(device));
+        let end = closing.map(|entry| entry.position).or(window.closed_at).unwrap_or(page.head);
         let reached = page.entries.last().is_some_and(|entry| entry.position >= end);
         let mut entries = page.entries;
         entries.retain(|entry| entry.position <= end);

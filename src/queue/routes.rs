@@ -158,13 +158,10 @@ async fn read_queue(
     }
     let after = Position(query.0.after.unwrap_or(0).max(0));
     let left = queue.left(caller.device_no, after, limit).await?;
-    let items = queue.items(caller.device_no, &left).await?;
-    let more = left.items.len() == limit as usize;
-    let last = if more {
-        left.items.last().map_or(left.head, |(position, _)| *position)
-    } else {
-        left.head.max(after)
-    };
+    let (items, cut_at) = queue.some_items(caller.device_no, &left).await?;
+    let more = cut_at.is_some() || left.items.len() == limit as usize;
+    let last_left = left.items.last().filter(|_| more).map(|(position, _)| *position);
+    let last = cut_at.or(last_left).unwrap_or(left.head.max(after));
     let groups = queue.group_pages(caller.device_no, last).await?;
     Ok(web::Json(QueueAnswer::of(&items, groups, more, last)))
 }

@@ -219,17 +219,20 @@ impl Session {
                 return why;
             }
             let alarm = self.next_alarm();
+            if alarm.is_some_and(|at| at <= Instant::now()) {
+                self.sound_alarm();
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Goodbye::GoingAway,
                 signal = seat.line().next() => if let Some(goodbye) = self.hear(signal) { return goodbye },
                 Some(answer) = self.answers.next(), if room => self.write_all(answer.as_ref()),
+                asked = self.logs.answer() => self.logs.take(asked),
+                () = self.acks.stored() => {}
                 inbound = self.inbox.next(), if reading => if let Some(goodbye) = self.read(inbound, seat.line()) { return goodbye },
                 () = self.outbox.moved(), if !room => if self.outbox.is_gone() { return Goodbye::Gone },
                 _ = heartbeat.tick() => self.outbox.ping(),
                 () = sleep_until(deadline) => return why,
-                asked = self.logs.answer() => self.logs.take(asked),
-                () = self.acks.stored() => {}
                 () = async { match alarm { Some(at) => sleep_until(at).await, None => pending().await } } => self.sound_alarm(),
             }
         }

@@ -25,6 +25,15 @@ pub trait GroupActs: Send + Sync {
     /// are `invited`. Group ids and conversation ids never collide.
     async fn create_group(&self, group: NewGroup, now: Timestamp) -> Result<GroupCreated, StoreError>;
 
+    /// Where the group's present generation began by this very request of this device, or its first one: the position of the
+    /// reset entry, and 0 for the founding. None when neither did, or there is no such group.
+    async fn founding_of(
+        &self,
+        group: GroupId,
+        by: DeviceNo,
+        digest: [u8; 32],
+    ) -> Result<Option<Position>, StoreError>;
+
     /// How a device stands in a group; none when there is no such group.
     async fn standing(&self, group: GroupId, caller: &Caller) -> Result<Option<Standing>, StoreError>;
 

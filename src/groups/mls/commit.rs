@@ -11,7 +11,7 @@ use openmls::{
         Verifiable as _,
     },
 };
-use tls_codec::Deserialize as _;
+use tls_codec::{Deserialize as _, Size as _};
 
 use super::{
     CommitBundle, CommitFault, ContentType, EpochMaterial, ExternalLeaf, GroupAt, GroupInfoFault, Header,
@@ -172,6 +172,14 @@ fn added(staged: &StagedCommit) -> Result<BTreeSet<KeyPackageRef>, Refusal> {
     staged.add_proposals().map(|add| proposals::reference(add.add_proposal().key_package())).collect()
 }
 
+/// The longest leaf that is kept, in bytes: the longest key package, about.
+const LONGEST_LEAF: usize = 4096;
+
+/// Every leaf is loaded for every commit, so none may be large.
+pub(super) fn check_length(leaf: &LeafNode) -> Result<(), CommitFault> {
+    if leaf.tls_serialized_len() > LONGEST_LEAF { Err(CommitFault::LargeLeaf) } else { Ok(()) }
+}
+
 /// The committer's new leaf is the calling device's, with its registered key.
 fn check_path_leaf(
     staged: &StagedCommit,
@@ -179,6 +187,7 @@ fn check_path_leaf(
     group: &GroupAt<'_>,
 ) -> Result<(), CommitFault> {
     let Some(leaf) = staged.update_path_leaf_node() else { return Ok(()) };
+    check_length(leaf)?;
     if !names(leaf.credential(), sender.caller.user_id, &sender.caller.device_id) {
         return Err(CommitFault::Identity);
     }

@@ -147,6 +147,9 @@ fn joiners<'a>(
     if welcome.cipher_suite() != group.cipher_suite {
         return Err(WelcomeFault::Malformed.into());
     }
+    if welcome.is_too_large() {
+        return Err(WelcomeFault::TooLarge.into());
+    }
     let packages = Packages::new(packages, group.cipher_suite);
     let mut joiners = Vec::new();
     for reference in welcome.references() {

@@ -13,6 +13,7 @@ use openmls::{
 };
 use tls_codec::Deserialize as _;
 
+use super::commit::check_length;
 use super::{
     CommitFault, ContentType, GroupAt, Header, JudgedProposal, KnownPackage, NotMls, ProposalFault,
     PublicSender, Refusal, Sender, StateFault, fault, group_info, header,
@@ -99,6 +100,9 @@ fn judge_one(
     }
     let queued = process(public_group, message, group.epoch)?.ok_or(ProposalFault::Framing)?;
     let about = judge(queued.proposal(), &own, &Around { roster, packages })?;
+    if let Proposal::Update(update) = queued.proposal() {
+        check_length(update.leaf_node())?;
+    }
     if let Proposal::Update(update) = queued.proposal()
         && registered_key(sender.keys, group.cipher_suite)
             != Some(update.leaf_node().signature_key().as_slice())

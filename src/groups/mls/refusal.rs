@@ -61,6 +61,9 @@ pub enum CommitFault {
     /// A leaf's signature key is not the one that its device registered.
     #[error("the signature key of a leaf must be the one that its device registered")]
     UnregisteredKey,
+    /// A leaf is longer than any that is kept.
+    #[error("a leaf has at most 4096 bytes")]
+    LargeLeaf,
     /// A device would have two leaves.
     #[error("a device has one leaf in a group")]
     SecondLeaf,
@@ -172,6 +175,11 @@ pub enum WelcomeFault {
     /// The bytes are not a Welcome, or of another suite.
     #[error("the bytes are not a Welcome of the group's suite")]
     Malformed,
+    /// Split into one for each joiner it would be too much to keep: it carries a large tree for many.
+    #[error(
+        "the Welcome is too large for so many joiners: leave the ratchet tree out, or add fewer at a time"
+    )]
+    TooLarge,
     /// The key packages it names are not those that the commit adds.
     #[error("the Welcome must name exactly the key packages that the commit adds")]
     References,

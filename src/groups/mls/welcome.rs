@@ -13,6 +13,12 @@ use super::{
 };
 use crate::domain::{CipherSuite, KeyPackageRef, MAX_MEMBERS};
 
+/// Bytes of one joiner's part of a Welcome, about: the tree of a group of 1,500 fits.
+const LARGEST_PART: usize = 1 << 20;
+
+/// Bytes of all parts of a Welcome together.
+const LARGEST_SPLIT: usize = 64 << 20;
+
 /// A Welcome, read but not opened.
 #[derive(Clone)]
 pub struct Welcome<'a> {
@@ -51,6 +57,12 @@ impl<'a> Welcome<'a> {
             return Err(NotMls::Malformed);
         }
         Ok(Self { cipher_suite, secrets, encrypted_group_info })
+    }
+
+    /// Whether all that it is split into is more than is kept of one commit. What it says of the group comes in each part.
+    pub(super) fn is_too_large(&self) -> bool {
+        let part = self.encrypted_group_info.len();
+        part > LARGEST_PART || part.saturating_mul(self.secrets.len()) > LARGEST_SPLIT
     }
 
     /// Its suite.
@@ -102,6 +114,9 @@ pub(super) fn fitting<'a>(
     }
     if !welcome.names_exactly(added) {
         return Err(WelcomeFault::References);
+    }
+    if welcome.is_too_large() {
+        return Err(WelcomeFault::TooLarge);
     }
     Ok(Some(welcome))
 }

@@ -265,7 +265,8 @@ fn talk(node: &Arc<PostgresStore>, from: &Caller, to: UserId, groups: [GroupId; 
             let acks = groups.map(|group| (group, Position(round * 2)));
             node.ack_entries(from.device_no, &acks).await.unwrap();
             stored(&node, send(&from, to)).await;
-            node.expire(later(u64::try_from(round).unwrap() * 3_600), 5).await.unwrap();
+            // Seconds, so that the link tokens of the others hold.
+            node.expire(later(u64::try_from(round).unwrap()), 5).await.unwrap();
         }
     })
 }

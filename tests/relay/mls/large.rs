@@ -25,7 +25,7 @@ async fn fifteen_hundred_members_share_a_group(backend: &Backend) {
     let url = relay.url();
     let made = stream::iter(0..MEMBERS + 1).map(|index| {
         let url = url.clone();
-        async move { Party::new(&url, LIBRARIES[index % 2], Manner::default()).await }
+        async move { Party::one_of_many(&url, LIBRARIES[index % 2], Manner::default()).await }
     });
     let mut parties: Vec<Party> = made.buffered(8).collect().await;
     let mut extra = parties.pop().unwrap();

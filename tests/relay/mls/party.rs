@@ -20,6 +20,8 @@ pub(super) struct Party {
     pub(super) group: Uuid,
     /// The last entry of the log that was taken.
     pub(super) position: i64,
+    /// Entries up to here are left out.
+    skipped: i64,
     /// What was read, in order.
     pub(super) read: Vec<Vec<u8>>,
     /// Whether a commit took this device out.
@@ -36,13 +38,37 @@ impl Party {
 
     /// The MLS half of a registered device.
     pub(super) async fn with(device: Device, library: MakeClient, manner: Manner) -> Self {
+        let mut party = Self::bare(device, library, manner).await;
+        party.upload(8).await.is(200);
+        party
+    }
+
+    /// One with a single key package, for crowds.
+    pub(super) async fn one_of_many(base: &str, library: MakeClient, manner: Manner) -> Self {
+        let device = Device::registered_at(base, Kind::Ed25519).await;
+        let mut party = Self::bare(device, library, manner).await;
+        let body = json!({"key_packages": [b64(party.mls.key_package(false))]});
+        party.device.post(&party.device.own("packages"), &body).await.is(200);
+        party
+    }
+
+    /// One without key packages.
+    async fn bare(device: Device, library: MakeClient, manner: Manner) -> Self {
         let identity = format!("{}:{}", device.user_id, device.device_id);
         let mls = library(&identity, manner);
         let (group, position) = (Uuid::nil(), 0);
-        let mut party =
-            Self { device, mls, manner, group, position, read: vec![], removed: false, sent: vec![] };
+        let party = Self {
+            device,
+            mls,
+            manner,
+            group,
+            position,
+            skipped: 0,
+            read: vec![],
+            removed: false,
+            sent: vec![],
+        };
         party.register_signature_key().await.is(200);
-        party.upload(8).await.is(200);
         party
     }
 
@@ -238,14 +264,35 @@ impl Party {
         self.removed = false;
     }
 
+    /// The same device with fresh MLS keys and packages.
+    pub(super) async fn anew(self, library: MakeClient, identity: &str) -> Self {
+        let mls = library(identity, self.manner);
+        let mut party = Self { mls, ..self };
+        party.register_signature_key().await.is(200);
+        party.upload(2).await.is(200);
+        party
+    }
+
+    /// Leaves out entries up to here.
+    pub(super) fn skip_to(&mut self, position: &Value) {
+        self.skipped = position.as_i64().unwrap();
+    }
+
     /// Takes an entry of the log.
     pub(super) fn take(&mut self, entry: &Value) {
         let position = entry["position"].as_i64().unwrap();
+        if position <= self.skipped {
+            return;
+        }
         assert!(position > self.position, "entries come in order");
         self.position = position;
         let is_own = entry["sender_id"] == self.device.user_id.to_string()
             && entry["sender_device_id"] == self.device.device_id.as_str();
         if is_own || self.removed {
+            return;
+        }
+        if entry["kind"] == "reset" {
+            self.removed = true;
             return;
         }
         match self.mls.receive(&unb64(&entry["ciphertext"])).unwrap() {

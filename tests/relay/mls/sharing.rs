@@ -19,6 +19,7 @@ on_both_backends! {
     a_second_device_joins_by_itself_where_siblings_may,
     a_stranger_joins_by_a_token_and_not_without,
     a_member_leaves_and_the_next_commit_takes_it_out,
+    a_group_is_made_anew_under_its_id,
     every_suite_works,
     all_three_libraries_share_a_group_without_external_joins,
 }
@@ -105,6 +106,8 @@ async fn a_group_is_filled_in_the_act_that_makes_it(backend: &Backend) {
         let path = format!("/api/v1/groups/create/{}", a.device.user_id);
         let group = a.device.post(&path, &body).await.is(201);
         assert_eq!((&group["current_epoch"], &group["member_count"]), (&json!(1), &json!(3)));
+        let again = a.device.post(&path, &body).await.is(200);
+        assert_eq!(again["current_epoch"], 1, "a lost answer may be asked for again");
         a.mls.accepted();
         all_agree(&mut [&mut a, &mut b, &mut c]).await;
         talk(&mut [&mut a, &mut b, &mut c]).await;
@@ -232,4 +235,33 @@ async fn all_three_libraries_share_a_group_without_external_joins(backend: &Back
             talk(&mut [&mut a, &mut c, &mut d]).await;
         }
     }
+}
+
+async fn a_group_is_made_anew_under_its_id(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let [a, mut b, mut c] = trio(&relay.url(), Manner::default(), 0, "resync").await;
+    b.say(b"before").await.is(201);
+    let identity = format!("{}:{}", a.device.user_id, a.device.device_id);
+    let mut anew = a.anew(openmls, &identity).await;
+    let made = anew.mls.create(anew.group);
+    let packages = anew.claim(b.device.user_id).await;
+    let bundle = anew.mls.commit(Change::Add(packages));
+    let body = json!({
+        "group_info": b64(&made.group_info),
+        "ratchet_tree": b64(&made.tree),
+        "commit": b64(&bundle.commit),
+        "welcome": b64(bundle.welcome.as_ref().unwrap()),
+        "commit_group_info": b64(&bundle.group_info),
+    });
+    let path = anew.path("reset");
+    b.device.post(&path, &body).await.refused(403, "not-allowed");
+    let reset = anew.device.post(&path, &body).await.is(200);
+    assert_eq!(anew.device.post(&path, &body).await.is(200), reset, "a lost answer may be asked for again");
+    anew.mls.accepted();
+    anew.skip_to(&reset["position"]);
+    all_agree(&mut [&mut anew, &mut b]).await;
+    talk(&mut [&mut anew, &mut b]).await;
+    c.catch_up().await;
+    assert!(c.removed, "who was not added anew is out");
+    c.device.get(&c.path("members")).await.refused(404, "not-found");
 }

@@ -9,7 +9,7 @@ use super::{
     rows::{Locked, lock, read_group, role_of},
 };
 use crate::{
-    domain::{EntryKind, Group, GroupId, Handshake, Position, Role, Timestamp},
+    domain::{DeviceNo, EntryKind, Group, GroupId, Handshake, Position, Role, Timestamp},
     store::{CannotAdd, Founding, GroupCreated, GroupReset, Limits, NewGroup},
 };
 
@@ -243,4 +243,23 @@ async fn end_generation(
     (locked.epoch, locked.oldest_epoch) = (FIRST, FIRST);
     locked.rolled_back = false;
     Ok((position, Handed { deliveries: Vec::new(), entries: vec![entry] }))
+}
+
+/// Where a generation of the group began by this request of this device.
+pub(super) async fn founding_of(
+    pool: &PgPool,
+    group: GroupId,
+    by: DeviceNo,
+    digest: [u8; 32],
+) -> Result<Option<Position>, Error> {
+    let position: Option<i64> = sqlx::query_scalar(
+        "SELECT CASE WHEN reset_by = $2 AND reset_digest = $3 THEN reset_at ELSE 0 END FROM group_profiles \
+         WHERE group_id = $1 AND ((founder_no = $2 AND founding = $3) OR (reset_by = $2 AND reset_digest = $3))",
+    )
+    .bind(group.uuid())
+    .bind(by.0)
+    .bind(digest.as_slice())
+    .fetch_optional(pool)
+    .await?;
+    Ok(position.map(Position))
 }

@@ -207,6 +207,15 @@ impl GroupActs for PostgresStore {
         attempt(Repeat::Always, || invites::list(&self.pool, group, now)).await
     }
 
+    async fn founding_of(
+        &self,
+        group: GroupId,
+        by: DeviceNo,
+        digest: [u8; 32],
+    ) -> Result<Option<Position>, StoreError> {
+        attempt(Repeat::Always, || create::founding_of(&self.pool, group, by, digest)).await
+    }
+
     async fn is_invited(&self, group: GroupId, token: [u8; 32], now: Timestamp) -> Result<bool, StoreError> {
         attempt(Repeat::Always, || invites::holds(&self.pool, group, token, now)).await
     }

@@ -308,3 +308,22 @@ async fn renew(
     .await?;
     Ok(())
 }
+
+/// Where a generation of the group began by this request of this device.
+pub(super) async fn founding_of(
+    conn: &mut SqliteConnection,
+    group: GroupId,
+    by: DeviceNo,
+    digest: [u8; 32],
+) -> Result<Option<Position>, sqlx::Error> {
+    let position: Option<i64> = sqlx::query_scalar(
+        "SELECT CASE WHEN reset_by = ?2 AND reset_digest = ?3 THEN reset_at ELSE 0 END FROM group_profiles \
+         WHERE group_id = ?1 AND ((founder_no = ?2 AND founding = ?3) OR (reset_by = ?2 AND reset_digest = ?3))",
+    )
+    .bind(group.uuid().as_bytes().as_slice())
+    .bind(by.0)
+    .bind(digest.as_slice())
+    .fetch_optional(conn)
+    .await?;
+    Ok(position.map(Position))
+}

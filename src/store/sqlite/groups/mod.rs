@@ -185,6 +185,15 @@ impl GroupActs for SqliteStore {
         self.read(|conn| invites::invites(conn, group, now).boxed()).await
     }
 
+    async fn founding_of(
+        &self,
+        group: GroupId,
+        by: DeviceNo,
+        digest: [u8; 32],
+    ) -> Result<Option<Position>, StoreError> {
+        self.read(|conn| founding::founding_of(conn, group, by, digest).boxed()).await
+    }
+
     async fn is_invited(&self, group: GroupId, token: [u8; 32], now: Timestamp) -> Result<bool, StoreError> {
         self.read(|conn| invites::holds(conn, group, token, now).boxed()).await
     }
