@@ -44,9 +44,16 @@
 //! | envelope | a sealed body for one device and what kind of body it is |
 //! | send | a message with its envelopes, accepted as a whole or refused |
 //! | mailbox | the items that wait for a device, each at a position |
-//! | item | a message, or the notice that one was deleted for everyone |
+//! | item | a message, a Welcome, or a notice: a message was deleted for everyone, the devices changed, a group was joined |
+//! | roster group | a group without MLS: who is in it is what its routes say |
+//! | epoch | the state of a group between two commits (RFC 9420 §7.1), or between two changes of a roster |
+//! | log | the entries of a group, one for all its devices, each at a position |
+//! | window | the part of a log that a device may read; a device may write while it has one that has not ended |
+//! | gate | the item in a device's mailbox that comes before any entry of a window |
+//! | cursor | the last entry of a window that its device has acked |
+//! | generation | how often a group was made anew under its id |
 //! | head | the last position given in a mailbox |
-//! | ack | a device's word that it keeps an item; erases it |
+//! | ack | a device's word that it keeps an item, which erases it, or entries of a log, which moves a cursor |
 //! | seen | the last position a session has written |
 //! | wake | the hint to a session that its mailbox has more |
 //! | act | one atomic method of the store |
