@@ -44,7 +44,7 @@ pub(super) async fn propose(
         leaves |= new.leaves;
     }
     if leaves {
-        roster_rows::hand_over_if_left(&mut tx, locked.group_id).await?;
+        roster_rows::hand_over_if_left(&mut tx, locked.group_id, proposals.by.user_id).await?;
     }
     locked.write(&mut tx).await?;
     tx.commit().await?;
