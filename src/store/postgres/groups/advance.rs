@@ -28,7 +28,8 @@ pub(super) async fn advance(
     let nothing = |became| Ok((became, Handed::default()));
     let state = Digested::of(&advance.epoch_state);
     let mut tx = pool.begin().await?;
-    let Some(mut locked) = lock(&mut tx, advance.group_id).await? else {
+    let locked = lock(&mut tx, advance.group_id).await?;
+    let Some(mut locked) = locked.filter(Locked::is_mls) else {
         return nothing(Advanced::NotMember);
     };
     if let Some(refused) = refusal(&mut tx, &locked, advance, now).await? {

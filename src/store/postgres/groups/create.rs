@@ -9,7 +9,7 @@ use super::{
     rows::{Locked, lock, read_group, role_of},
 };
 use crate::{
-    domain::{EntryKind, Group, GroupId, Handshake, Position, Role, Timestamp},
+    domain::{EntryKind, Group, GroupId, Position, Role, Timestamp},
     store::{CannotAdd, Founding, GroupCreated, GroupReset, Limits, NewGroup},
 };
 
@@ -135,7 +135,7 @@ pub(super) async fn reset(
     let state = founding::digested(new);
     let mut tx = pool.begin().await?;
     let locked = lock(&mut tx, new.group_id).await?;
-    let Some(mut locked) = locked.filter(|locked| locked.handshake != Handshake::None) else {
+    let Some(mut locked) = locked.filter(Locked::is_mls) else {
         return nothing(GroupReset::NotMember);
     };
     let Some(role) = role_of(&mut tx, new.group_id, new.by.user_id).await? else {
