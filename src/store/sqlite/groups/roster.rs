@@ -96,7 +96,7 @@ async fn move_on(
     position: Position,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE groups SET epoch = ?1, oldest_epoch = ?1, head = ?2, version = version + 1 WHERE group_id = ?3",
+        "UPDATE groups SET epoch = ?1, head = ?2, version = version + 1 WHERE group_id = ?3",
     )
     .bind(epoch.0)
     .bind(position.0)
