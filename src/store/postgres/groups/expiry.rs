@@ -18,6 +18,8 @@ pub(in super::super) const OLD_ENTRIES: &str =
 const LOCK_GROUPS: &str =
     "SELECT group_id FROM groups WHERE group_id = ANY($1) ORDER BY group_id FOR UPDATE SKIP LOCKED";
 
+const LOCK_FIRST: &str = "SELECT group_id FROM groups WHERE group_id = $1 FOR UPDATE";
+
 const TRIM: &str = "\
     DELETE FROM group_log l USING unnest($1::uuid[], $2::bigint[]) AS n(group_id, position) \
     WHERE l.group_id = n.group_id AND l.position = n.position";
@@ -111,13 +113,15 @@ async fn trim(pool: &PgPool, until: Timestamp, limit: u32) -> Result<(u32, u32),
     let mut tx = pool.begin().await?;
     let old: Vec<(Uuid, i64)> =
         sqlx::query_as(OLD_ENTRIES).bind(at(until)).bind(i64::from(limit)).fetch_all(&mut *tx).await?;
-    if old.is_empty() {
-        return Ok((0, 0));
-    }
+    let Some((first, _)) = old.first() else { return Ok((0, 0)) };
     let mut groups: Vec<Uuid> = old.iter().map(|(group, _)| *group).collect();
     groups.sort_unstable();
     groups.dedup();
-    let locked: Vec<Uuid> = sqlx::query_scalar(LOCK_GROUPS).bind(groups).fetch_all(&mut *tx).await?;
+    let mut locked: Vec<Uuid> = sqlx::query_scalar(LOCK_GROUPS).bind(groups).fetch_all(&mut *tx).await?;
+    if locked.is_empty() {
+        // All are busy. To pass them by every time would keep what is behind them for ever.
+        locked = sqlx::query_scalar(LOCK_FIRST).bind(first).fetch_all(&mut *tx).await?;
+    }
     let trimmed: Vec<(Uuid, i64)> =
         old.iter().filter(|(group, _)| locked.binary_search(group).is_ok()).copied().collect();
     let gone = forget(&mut tx, &trimmed, &locked).await?;
