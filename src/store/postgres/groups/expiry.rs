@@ -37,9 +37,11 @@ const FORGET_WINDOWS: &str = "\
     DELETE FROM group_windows w USING groups g \
     WHERE g.group_id = ANY($1) AND w.group_id = g.group_id AND w.closed_at IS NOT NULL AND w.closed_at < g.tail";
 
+/// The last one of an MLS group who leaves stays in its roster, because nobody is left to commit it.
 const FORGET_GROUPS: &str = "\
-    DELETE FROM groups g WHERE g.group_id = ANY($1) AND g.tail > g.head \
-        AND NOT EXISTS (SELECT FROM group_members m WHERE m.group_id = g.group_id)";
+    DELETE FROM groups g WHERE g.group_id = ANY($1) AND g.tail > g.head AND CASE WHEN g.handshake = 2 \
+        THEN NOT EXISTS (SELECT FROM group_members m WHERE m.group_id = g.group_id) \
+        ELSE NOT EXISTS (SELECT FROM group_leaves l WHERE l.group_id = g.group_id AND NOT l.leaving) END";
 
 pub(in super::super) const ENDED_BODIES: &str = "\
     UPDATE group_log SET body = NULL WHERE message_id = ANY(ARRAY(SELECT message_id FROM group_log \
