@@ -10,7 +10,9 @@ use super::{
 };
 use crate::{
     domain::{EntryKind, Group, GroupId, Position, Role, Timestamp},
-    store::{CannotAdd, Founding, GroupCreated, GroupReset, Limits, NewGroup},
+    store::{
+        CannotAdd, Founding, GroupCreated, GroupReset, Limits, NewGroup, group_rules::is_of_a_pair,
+    },
 };
 
 /// What became of the group, and what to hand to hot delivery; anything but `Created` rolls back.
@@ -21,6 +23,9 @@ pub(super) async fn create(
     now: Timestamp,
 ) -> Result<(GroupCreated, Handed), Error> {
     let state = founding::digested(new);
+    if is_of_a_pair(new.group_id) {
+        return Ok((GroupCreated::Exists, Handed::default()));
+    }
     let mut tx = pool.begin().await?;
     if matches!(new.founding, Founding::Roster(_)) {
         let mut users = founding::further_members(new);
