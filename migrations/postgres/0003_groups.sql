@@ -145,7 +145,8 @@ CREATE TABLE mls_group_states (
     group_info  bytea NOT NULL
 );
 
--- Of the current epoch, and of those at which somebody joined by a Welcome.
+-- Of the current epoch, and of those at which somebody joined by a Welcome. kept_from: when the epoch ended; 'infinity'
+-- while it is the current one.
 CREATE TABLE group_trees (
     group_id    uuid NOT NULL REFERENCES groups ON DELETE CASCADE,
     generation  bigint NOT NULL,

@@ -146,7 +146,8 @@ CREATE TABLE mls_group_states (
     group_info  blob NOT NULL
 ) STRICT;
 
--- Of the current epoch, and of those at which somebody joined by a Welcome.
+-- Of the current epoch, and of those at which somebody joined by a Welcome. kept_from: when the epoch ended; the largest integer
+-- while it is the current one.
 CREATE TABLE group_trees (
     group_id    blob NOT NULL REFERENCES groups (group_id) ON DELETE CASCADE,
     generation  integer NOT NULL,

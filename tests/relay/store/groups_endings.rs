@@ -115,8 +115,17 @@ async fn trees_are_kept_for_joiners_and_for_members(engine: Engine) {
     engine.clock.set(NOON.plus(LOG_LIFE).plus(MOMENT));
     engine.expire_all().await;
     assert_eq!(kept().await, [5], "the current one stays");
-    engine.advanced(engine.commit(group, &alice).await).await;
+    let carol = engine.mls_newcomer().await;
+    engine.add(group, &alice, &[&carol]).await;
     assert_eq!(kept().await, [6]);
+    engine.advance(2 * LOG_LIFE);
+    engine.advanced(engine.commit(group, &alice).await).await;
+    engine.advance(LOG_LIFE - MOMENT);
+    engine.expire_all().await;
+    assert_eq!(kept().await, [6, 7], "however long its epoch was");
+    engine.advance(MOMENT);
+    engine.expire_all().await;
+    assert_eq!(kept().await, [7]);
 }
 
 async fn a_window_that_ended_goes_with_its_last_entry(engine: Engine) {

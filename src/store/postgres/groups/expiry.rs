@@ -57,10 +57,8 @@ const OLD_PACKAGES: &str = "\
         WHERE not_after <= $1 ORDER BY not_after LIMIT $2 FOR UPDATE SKIP LOCKED))";
 
 const OLD_TREES: &str = "\
-    DELETE FROM group_trees t USING (SELECT t.group_id, t.generation, t.epoch FROM group_trees t \
-        JOIN groups g ON g.group_id = t.group_id \
-        WHERE t.kept_from <= $1 AND (t.generation, t.epoch) <> (g.generation, g.epoch) \
-        ORDER BY t.kept_from LIMIT $2 FOR UPDATE OF t SKIP LOCKED) AS n \
+    DELETE FROM group_trees t USING (SELECT group_id, generation, epoch FROM group_trees \
+        WHERE kept_from <= $1 ORDER BY kept_from LIMIT $2 FOR UPDATE SKIP LOCKED) AS n \
     WHERE t.group_id = n.group_id AND t.generation = n.generation AND t.epoch = n.epoch";
 
 const ENDED_INVITES: &str = "\

@@ -84,10 +84,8 @@ pub(in super::super) fn ended(now: Timestamp) -> [(&'static str, Timestamp); 5] 
             now,
         ),
         (
-            "DELETE FROM group_trees WHERE rowid IN (SELECT t.rowid FROM group_trees t \
-             JOIN groups g ON g.group_id = t.group_id \
-             WHERE t.kept_from <= ? AND (t.generation, t.epoch) <> (g.generation, g.epoch) \
-             ORDER BY t.kept_from LIMIT ?)",
+            "DELETE FROM group_trees WHERE rowid IN (SELECT rowid FROM group_trees \
+             WHERE kept_from <= ? ORDER BY kept_from LIMIT ?)",
             now.minus(LOG_LIFE),
         ),
         (
