@@ -102,7 +102,7 @@ CREATE TABLE group_windows (
     PRIMARY KEY (device_no, group_id, opened_after)
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX group_windows_open ON group_windows (group_id, device_no) WHERE closed_at IS NULL;
-CREATE INDEX group_windows_ended ON group_windows (group_id, closed_at) WHERE closed_at IS NOT NULL;
+CREATE INDEX group_windows_ended ON group_windows (group_id, closed_at);
 
 -- One row for each entry, whatever the size of the group. kind: see domain::EntryKind. closes: the devices whose windows
 -- end with it. body: none once it expired.
@@ -145,7 +145,8 @@ CREATE TABLE mls_group_states (
     group_info  bytea NOT NULL
 );
 
--- Of the current epoch, and of those at which somebody joined by a Welcome.
+-- Of the current epoch, and of those at which somebody joined by a Welcome. kept_from: when the epoch ended; 'infinity'
+-- while it is the current one.
 CREATE TABLE group_trees (
     group_id    uuid NOT NULL REFERENCES groups ON DELETE CASCADE,
     generation  bigint NOT NULL,

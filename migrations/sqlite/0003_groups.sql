@@ -103,7 +103,7 @@ CREATE TABLE group_windows (
     PRIMARY KEY (device_no, group_id, opened_after)
 ) STRICT;
 CREATE UNIQUE INDEX group_windows_open ON group_windows (group_id, device_no) WHERE closed_at IS NULL;
-CREATE INDEX group_windows_ended ON group_windows (group_id, closed_at) WHERE closed_at IS NOT NULL;
+CREATE INDEX group_windows_ended ON group_windows (group_id, closed_at);
 
 -- One row for each entry, whatever the size of the group. kind: see domain::EntryKind. closes: a JSON array of the devices
 -- whose windows end with it, ascending; null for none. body: none once it expired.
@@ -146,7 +146,8 @@ CREATE TABLE mls_group_states (
     group_info  blob NOT NULL
 ) STRICT;
 
--- Of the current epoch, and of those at which somebody joined by a Welcome.
+-- Of the current epoch, and of those at which somebody joined by a Welcome. kept_from: when the epoch ended; the largest integer
+-- while it is the current one.
 CREATE TABLE group_trees (
     group_id    blob NOT NULL REFERENCES groups (group_id) ON DELETE CASCADE,
     generation  integer NOT NULL,

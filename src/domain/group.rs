@@ -303,7 +303,7 @@ pub struct Group {
     pub generation: i64,
     /// The current epoch.
     pub epoch: Epoch,
-    /// The lowest epoch from which application messages are taken.
+    /// The lowest epoch from which application messages are taken; 0 for a roster group, whose messages name none.
     pub oldest_epoch: Epoch,
     /// The last position given in its log.
     pub head: Position,

@@ -22,7 +22,8 @@ pub trait GroupActs: Send + Sync {
     /// Makes a group, with the commit that fills it if one came: group, roster, windows, entries, state, Welcomes and
     /// `joined` items in one act. The founder's window begins before the first entry, a joiner's after the commit. Every
     /// window comes with an item in the device's mailbox, a Welcome or else `joined`. In a roster group the further members
-    /// are `invited`. Group ids and conversation ids never collide.
+    /// are `invited`. Group ids and conversation ids never collide: one of version 8, as those of the pairs' own conversations
+    /// are, is `Exists` whether or not the pair has written yet.
     async fn create_group(&self, group: NewGroup, now: Timestamp) -> Result<GroupCreated, StoreError>;
 
     /// Where the group's present generation began by this very request of this device, or its first one: the position of the

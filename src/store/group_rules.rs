@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{MOST_PROPOSALS, Proposed, RosterChange, RosterChanged};
-use crate::domain::{DeviceNo, Position, Role, UserId};
+use crate::domain::{DeviceNo, GroupId, Position, Role, UserId};
 
 /// Who inherits the owner's role: the oldest admin, else the oldest member. `heirs` are in the order of joining.
 pub(super) fn heir(heirs: impl IntoIterator<Item = (UserId, Role)>) -> Option<UserId> {
@@ -14,6 +14,11 @@ pub(super) fn heir(heirs: impl IntoIterator<Item = (UserId, Role)>) -> Option<Us
         }
     }
     oldest.map(|(user, _)| user)
+}
+
+/// Whether an id may be that of a pair's own conversation, which need not have begun: those are the UUIDs of version 8.
+pub(super) fn is_of_a_pair(group: GroupId) -> bool {
+    group.uuid().get_version_num() == 8
 }
 
 /// A change of a roster that may be made.

@@ -1,7 +1,7 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::{Caller, DeviceId, DeviceNumber, GroupId};
+use crate::domain::{Caller, ConversationKey, DeviceId, DeviceNumber, GroupId};
 
 fn user(number: u128) -> UserId {
     UserId::new(Uuid::from_u128(number))
@@ -91,4 +91,13 @@ fn a_proposal_that_waits_is_skipped_and_another_about_its_target_refused() {
     assert_eq!(fresh_proposals(&twice, &waiting, 2), Err(Proposed::Exists(1)));
     assert_eq!(fresh_proposals(&[proposal(3, None)], &waiting, MOST_PROPOSALS), Err(Proposed::TooMany));
     assert_eq!(fresh_proposals(&known, &waiting, MOST_PROPOSALS), Ok(Vec::new()));
+}
+
+#[test]
+fn the_id_of_a_pairs_own_conversation_is_known() {
+    let own = ConversationKey::new([1; 32]).of(user(OWNER), user(ADMIN));
+    assert!(is_of_a_pair(GroupId::new(own.uuid())));
+    for other in [Uuid::new_v4(), Uuid::now_v7(), Uuid::nil(), Uuid::max()] {
+        assert!(!is_of_a_pair(GroupId::new(other)));
+    }
 }

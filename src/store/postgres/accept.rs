@@ -215,7 +215,13 @@ impl KnownRow {
 async fn known(tx: &mut PgConnection, batch: &[Send]) -> Result<HashMap<MessageId, Known>, Error> {
     let ids = uuids(batch.iter().map(|send| send.message_id), MessageId::uuid);
     let rows: Vec<KnownRow> = sqlx::query_as(KNOWN).bind(ids).fetch_all(tx).await?;
-    rows.into_iter().map(|row| Ok((MessageId::new(row.message_id), row.known()?))).collect()
+    let mut known = HashMap::with_capacity(rows.len());
+    // An id that came to both lanes at one time lies in both tables. The send's own row tells repeats; it alone has a digest.
+    let (own, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.digest.is_some());
+    for row in others.into_iter().chain(own) {
+        known.insert(MessageId::new(row.message_id), row.known()?);
+    }
+    Ok(known)
 }
 
 async fn participants(

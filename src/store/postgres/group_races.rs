@@ -248,6 +248,58 @@ async fn an_id_of_an_entry_is_taken_for_sends_and_one_of_a_send_for_entries() {
     database.drop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn each_lane_knows_its_own_repeats_of_an_id_that_came_to_both() {
+    let Some(database) = Database::create().await else { return };
+    let store = database.one_node().await;
+    let alice = register(&store, registration(user(), "phone")).await;
+    let bob = register(&store, registration(user(), "phone")).await;
+    let group = created(&store, roster(&alice, &[])).await;
+    let (message, mut entry) = (send(&alice, bob.user_id), to_group(&alice, group, None));
+    stored(&store, message.clone()).await;
+    assert_eq!(position(&store.accept_group_send(entry.clone()).await.unwrap()), 1);
+    // As two nodes leave it that took both at one time.
+    sqlx::query("UPDATE group_log SET message_id = $1")
+        .bind(message.message_id.uuid())
+        .execute(&store.pool)
+        .await
+        .unwrap();
+    entry.message_id = message.message_id;
+    let (sent, said) =
+        (store.accept_envelopes(message).await.unwrap(), store.accept_group_send(entry).await.unwrap());
+    assert!(matches!(sent, Accepted::Repeated(_)), "{sent:?}");
+    assert!(matches!(said, GroupAccepted::Repeated(_)), "{said:?}");
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expiry_waits_for_a_busy_group_that_is_all_there_is_to_do() {
+    let Some(database) = Database::create().await else { return };
+    let store = Arc::new(database.one_node().await);
+    let alice = register(&store, registration(user(), "phone")).await;
+    let [busy, behind] =
+        [created(&store, roster(&alice, &[])).await, created(&store, roster(&alice, &[])).await];
+    store.accept_group_send(to_group(&alice, busy, None)).await.unwrap();
+    store.accept_group_send(to_group(&alice, behind, None)).await.unwrap();
+    sqlx::query("UPDATE group_log SET accepted_at = accepted_at - interval '1 minute' WHERE group_id = $1")
+        .bind(busy.uuid())
+        .execute(&store.pool)
+        .await
+        .unwrap();
+    let lock = hold(&store, HOLD_GROUP, busy.uuid()).await;
+    let expiring = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.expire(later(31 * 86_400), 1).await.unwrap() }
+    });
+    waiting(&store, 1).await;
+    lock.rollback().await.unwrap();
+    assert!(expiring.await.unwrap().more, "there is one behind it");
+    let left: Vec<Uuid> =
+        sqlx::query_scalar("SELECT group_id FROM group_log").fetch_all(&store.pool).await.unwrap();
+    assert_eq!(left, [behind.uuid()]);
+    database.drop().await;
+}
+
 /// Writes to both groups, reads and acks, over and over.
 fn talk(node: &Arc<PostgresStore>, from: &Caller, to: UserId, groups: [GroupId; 2]) -> JoinHandle<()> {
     let (node, from) = (Arc::clone(node), from.clone());

@@ -88,6 +88,9 @@ const BUSY: [(&str, &str); 36] = [
 /// What the function `erase_item` of the migrations does.
 const ERASE_ITEM: &str = "DELETE FROM mailbox_items WHERE device_no = $1 AND position = $2";
 
+/// What the end of a group runs for its windows, those that have not ended too.
+const DROP_WINDOWS: &str = "DELETE FROM group_windows WHERE group_id = $1";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn busy_statements_use_indexes_on_filled_tables() {
     let Some(database) = Database::create().await else { return };
@@ -106,6 +109,8 @@ async fn busy_statements_use_indexes_on_filled_tables() {
             assert!(!trapped && plan.contains("Index"), "{name}, {mode}:\n{plan}");
         }
     }
+    let dropping = plan(&mut connection, DROP_WINDOWS, "force_generic_plan").await;
+    assert!(dropping.contains("group_windows_ended"), "the key begins with the device:\n{dropping}");
     // The test would see the trap: this is what the settings spare us.
     connection.execute("RESET enable_seqscan; RESET enable_hashjoin; RESET enable_bitmapscan").await.unwrap();
     let plan = plan(&mut connection, write_batch::WRITE, "force_custom_plan").await;

@@ -86,7 +86,7 @@ async fn forget(tx: &mut SqliteConnection, key: &MlsSignatureKey) -> Result<(), 
 
 /// Like [`forget`], for every key of a device.
 pub(super) async fn forget_all(tx: &mut SqliteConnection, device: DeviceNo) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE mls_keys SET current = 0, signature = NULL WHERE device_no = ?")
+    sqlx::query("UPDATE mls_keys SET current = 0, signature = NULL WHERE device_no = ? AND current")
         .bind(device.0)
         .execute(tx)
         .await?;

@@ -20,6 +20,7 @@ on_both_engines!(roomy =>
     a_window_that_ended_goes_with_its_last_entry,
     reports_are_forgotten_by_age,
     an_empty_group_is_forgotten_with_its_log,
+    an_mls_group_that_everybody_leaves_is_forgotten_with_its_log,
     a_group_that_is_quiet_stays,
     after_a_restore_no_position_is_given_again,
     after_a_restore_mls_groups_are_rolled_back_and_their_tokens_gone,
@@ -114,8 +115,17 @@ async fn trees_are_kept_for_joiners_and_for_members(engine: Engine) {
     engine.clock.set(NOON.plus(LOG_LIFE).plus(MOMENT));
     engine.expire_all().await;
     assert_eq!(kept().await, [5], "the current one stays");
-    engine.advanced(engine.commit(group, &alice).await).await;
+    let carol = engine.mls_newcomer().await;
+    engine.add(group, &alice, &[&carol]).await;
     assert_eq!(kept().await, [6]);
+    engine.advance(2 * LOG_LIFE);
+    engine.advanced(engine.commit(group, &alice).await).await;
+    engine.advance(LOG_LIFE - MOMENT);
+    engine.expire_all().await;
+    assert_eq!(kept().await, [6, 7], "however long its epoch was");
+    engine.advance(MOMENT);
+    engine.expire_all().await;
+    assert_eq!(kept().await, [7]);
 }
 
 async fn a_window_that_ended_goes_with_its_last_entry(engine: Engine) {
@@ -167,6 +177,28 @@ async fn an_empty_group_is_forgotten_with_its_log(engine: Engine) {
     for (table, rows) in &tables {
         let of_groups = table.starts_with("group") || table == "mls_group_states";
         assert!(!of_groups || rows.is_empty(), "{table} holds {rows:?}");
+    }
+}
+
+async fn an_mls_group_that_everybody_leaves_is_forgotten_with_its_log(engine: Engine) {
+    let (alice, bob) = (engine.mls_newcomer().await, engine.mls_newcomer().await);
+    let (left, kept) = (engine.filled(&alice, &[&bob]).await, engine.filled(&alice, &[&bob]).await);
+    engine.proposed(kept, &bob, &[mls::leave(&bob)]).await;
+    for device in [&alice, &bob] {
+        engine.proposed(left, device, &[mls::leave(device)]).await;
+    }
+    engine.clock.set(NOON.plus(LOG_LIFE).minus(MOMENT));
+    engine.expire_all().await;
+    assert!(engine.store.standing(left, &alice).await.unwrap().is_some(), "there is something left to read");
+    engine.clock.set(NOON.plus(LOG_LIFE).plus(MOMENT));
+    engine.expire_all().await;
+    assert!(engine.store.standing(left, &alice).await.unwrap().is_none());
+    assert!(engine.may_write(kept, &alice).await);
+    let id = left.uuid().simple().to_string();
+    let tables = engine.tables().await;
+    for (table, rows) in tables.iter().filter(|(table, _)| table.contains("group")) {
+        let trace = rows.iter().find(|row| row.to_lowercase().replace('-', "").contains(&id));
+        assert_eq!(trace, None, "{table} tells of it");
     }
 }
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use restante::{
     domain::{
-        Conversation, ConversationId, EntryKind, Epoch, ExternalJoin, GroupId, Handshake, Position, Role,
-        Send,
+        Conversation, ConversationId, ConversationKey, EntryKind, Epoch, ExternalJoin, GroupId, Handshake,
+        Position, Role, Send,
     },
     store::{Accepted, CannotAdd, Founding, GroupCreated, Joiner, MlsFounding, NewGroup, StoredCommit},
 };
@@ -18,6 +18,7 @@ use crate::support::{
 };
 
 on_both_engines!(roomy =>
+    no_group_has_an_id_like_those_of_pairs,
     a_roster_group_is_there_with_a_window_for_every_device_of_its_members,
     an_mls_group_begins_with_its_founder_alone,
     a_group_may_be_filled_in_the_act_that_makes_it,
@@ -291,4 +292,15 @@ async fn what_a_founding_emits_is_what_lies_in_the_mailboxes(engine: Engine) {
         let stored = engine.items(device.device_no).await.pop().unwrap().1;
         assert_eq!(live.item.message_id(), stored.message_id());
     }
+}
+
+async fn no_group_has_an_id_like_those_of_pairs(engine: Engine) {
+    let (alice, bob) = (engine.mls_newcomer().await, engine.mls_newcomer().await);
+    let own = ConversationKey::new([9; 32]).of(alice.user_id, bob.user_id);
+    let before = engine.tables().await;
+    for new in [mls::roster(&alice, &[bob.user_id]), mls::group(&alice)] {
+        let taken = NewGroup { group_id: GroupId::new(own.uuid()), ..new };
+        assert_eq!(engine.try_create(taken).await, GroupCreated::Exists);
+    }
+    engine.assert_unchanged(&before, "the id of a pair's own conversation").await;
 }

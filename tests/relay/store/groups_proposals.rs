@@ -20,6 +20,7 @@ on_both_engines!(roomy =>
     who_is_not_in_the_group_proposes_nothing,
     who_leaves_reads_up_to_the_proposal_and_writes_no_more,
     an_owner_who_leaves_hands_over_at_once,
+    who_inherits_has_an_active_device_that_stays,
     nothing_is_proposed_in_a_group_that_was_rolled_back,
 );
 
@@ -219,6 +220,37 @@ async fn an_owner_who_leaves_hands_over_at_once(engine: Engine) {
     let alone = engine.filled(&carol, &[]).await;
     engine.proposed(alone, &carol, &[mls::leave(&carol)]).await;
     assert_eq!(owner(alone).await, carol.user_id);
+}
+
+async fn who_inherits_has_an_active_device_that_stays(engine: Engine) {
+    let (alice, bob, carol, dave) = (
+        engine.mls_newcomer().await,
+        engine.mls_newcomer().await,
+        engine.mls_newcomer().await,
+        engine.mls_newcomer().await,
+    );
+    let laptop = engine.mls_link(&alice, "laptop").await;
+    let spare = engine.mls_link(&bob, "spare").await;
+    let owner = async |group| engine.members(group).await[0].user_id;
+    let forsaken = engine.filled(&laptop, &[&bob, &carol]).await;
+    let halved = engine.filled(&alice, &[&laptop, &spare, &carol]).await;
+    let (left, dead) = (
+        engine.filled(&alice, &[&carol, &spare, &dave]).await,
+        engine.filled(&alice, &[&spare, &carol, &dave]).await,
+    );
+    engine.deactivate(&laptop, &laptop).await;
+    engine.deactivate(&spare, &spare).await;
+
+    engine.proposed(forsaken, &bob, &[mls::leave(&bob)]).await;
+    assert_eq!(owner(forsaken).await, alice.user_id, "another one's leaving is nothing to the owner's role");
+    engine.proposed(halved, &alice, &[mls::leave(&alice)]).await;
+    assert_eq!(owner(halved).await, carol.user_id, "neither the owner's laptop nor the spare is active");
+    engine.proposed(left, &carol, &[mls::leave(&carol)]).await;
+    for group in [left, dead] {
+        engine.remove(group, &dave, &[&alice]).await;
+    }
+    assert_eq!(owner(left).await, dave.user_id, "the others leave, or are not active");
+    assert_eq!(owner(dead).await, carol.user_id, "the first has no active device in it");
 }
 
 async fn nothing_is_proposed_in_a_group_that_was_rolled_back(engine: Engine) {

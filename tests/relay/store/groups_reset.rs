@@ -23,6 +23,7 @@ on_both_engines!(roomy =>
     a_reset_with_somebody_who_cannot_be_added_changes_nothing,
     what_belonged_to_the_former_generation_is_gone,
     a_reset_ends_that_a_group_was_rolled_back,
+    a_commit_of_a_former_generation_is_stale,
 );
 
 /// A founding for the id of a group.
@@ -210,4 +211,19 @@ async fn a_reset_ends_that_a_group_was_rolled_back(engine: Engine) {
     assert_eq!((after.rolled_back, after.epoch, position), (false, Epoch(0), head.next()));
     engine.say(group, &alice).await;
     engine.advanced(engine.commit(group, &alice).await).await;
+}
+
+async fn a_commit_of_a_former_generation_is_stale(engine: Engine) {
+    let (alice, bob) = (engine.mls_newcomer().await, engine.mls_newcomer().await);
+    let group = engine.filled(&alice, &[&bob]).await;
+    let former = engine.commit(group, &alice).await;
+    let joiners = engine.joiners(1, &[&bob]).await;
+    let new = anew(group, mls::filled(&alice, joiners));
+    assert!(matches!(reset(&engine, &new, 0).await, GroupReset::Reset(..)));
+    assert_eq!(engine.group(group, &alice).await.epoch, former.epoch, "the number is the same");
+    let before = engine.tables().await;
+    assert_eq!(engine.try_advance(former.clone()).await, Advanced::Stale(Epoch(1)));
+    let version = engine.standing(group, &alice).await.version;
+    assert_eq!(engine.try_advance(Advance { version, ..former }).await, Advanced::Stale(Epoch(1)));
+    engine.assert_unchanged(&before, "a commit of a former generation").await;
 }

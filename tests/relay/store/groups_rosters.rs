@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use restante::{
     domain::{Caller, EntryKind, Epoch, GroupId, Position, Role, UserId},
-    store::{CannotAdd, LOG_LIFE, Registered, Revival, RosterChange, RosterChanged},
+    store::{Advanced, CannotAdd, LOG_LIFE, Proposed, Registered, Revival, RosterChange, RosterChanged},
 };
 
 use crate::support::{
@@ -14,6 +14,7 @@ use crate::support::{
 };
 
 on_both_engines!(roomy =>
+    a_roster_group_takes_neither_commits_nor_proposals,
     users_are_added_with_all_their_devices,
     users_are_removed_with_all_their_devices,
     who_is_in_the_group_already_is_skipped,
@@ -316,4 +317,14 @@ async fn a_device_linked_while_its_user_is_removed_has_none(engine: Engine) {
         engine.deactivate(&bob, &tablet).await;
         engine.ack_all(bob.device_no).await;
     }
+}
+
+async fn a_roster_group_takes_neither_commits_nor_proposals(engine: Engine) {
+    let (alice, bob) = (engine.mls_newcomer().await, engine.mls_newcomer().await);
+    let group = engine.roster(&alice, &[&bob]).await;
+    let before = engine.tables().await;
+    let commit = engine.commit(group, &alice).await;
+    assert_eq!(engine.try_advance(commit).await, Advanced::NotMember);
+    assert_eq!(engine.try_propose(group, &bob, &[mls::leave(&bob)]).await, Proposed::NotMember);
+    engine.assert_unchanged(&before, "what belongs into MLS groups").await;
 }

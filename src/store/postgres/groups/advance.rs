@@ -28,7 +28,8 @@ pub(super) async fn advance(
     let nothing = |became| Ok((became, Handed::default()));
     let state = Digested::of(&advance.epoch_state);
     let mut tx = pool.begin().await?;
-    let Some(mut locked) = lock(&mut tx, advance.group_id).await? else {
+    let locked = lock(&mut tx, advance.group_id).await?;
+    let Some(mut locked) = locked.filter(Locked::is_mls) else {
         return nothing(Advanced::NotMember);
     };
     if let Some(refused) = refusal(&mut tx, &locked, advance, now).await? {
@@ -83,11 +84,10 @@ async fn refusal(
         return Ok(Some(Advanced::NotMember));
     }
     let left_behind = locked.rolled_back && advance.external.is_none();
-    if locked.epoch != advance.epoch || left_behind {
+    if (locked.generation, locked.epoch) != (advance.generation, advance.epoch) || left_behind {
         return Ok(Some(Advanced::Stale(locked.epoch)));
     }
-    let is_same = (locked.generation, locked.version) == (advance.generation, advance.version);
-    Ok((!is_same).then_some(Advanced::Changed))
+    Ok((locked.version != advance.version).then_some(Advanced::Changed))
 }
 
 /// Whether the device is in the group; where it joins by itself, whether its user is, or its join token still holds.

@@ -9,8 +9,8 @@ use super::{
     rows::{Locked, lock, read_group, role_of},
 };
 use crate::{
-    domain::{DeviceNo, EntryKind, Group, GroupId, Handshake, Position, Role, Timestamp},
-    store::{CannotAdd, Founding, GroupCreated, GroupReset, Limits, NewGroup},
+    domain::{DeviceNo, EntryKind, Group, GroupId, Position, Role, Timestamp},
+    store::{CannotAdd, Founding, GroupCreated, GroupReset, Limits, NewGroup, group_rules::is_of_a_pair},
 };
 
 /// What became of the group, and what to hand to hot delivery; anything but `Created` rolls back.
@@ -21,6 +21,9 @@ pub(super) async fn create(
     now: Timestamp,
 ) -> Result<(GroupCreated, Handed), Error> {
     let state = founding::digested(new);
+    if is_of_a_pair(new.group_id) {
+        return Ok((GroupCreated::Exists, Handed::default()));
+    }
     let mut tx = pool.begin().await?;
     if matches!(new.founding, Founding::Roster(_)) {
         let mut users = founding::further_members(new);
@@ -135,7 +138,7 @@ pub(super) async fn reset(
     let state = founding::digested(new);
     let mut tx = pool.begin().await?;
     let locked = lock(&mut tx, new.group_id).await?;
-    let Some(mut locked) = locked.filter(|locked| locked.handshake != Handshake::None) else {
+    let Some(mut locked) = locked.filter(Locked::is_mls) else {
         return nothing(GroupReset::NotMember);
     };
     let Some(role) = role_of(&mut tx, new.group_id, new.by.user_id).await? else {

@@ -22,8 +22,8 @@ impl<'a> Digested<'a> {
     }
 }
 
-/// Puts this state in place of the former one. Of trees, those at which somebody joined stay; `joined` says whether
-/// somebody joins at this one.
+/// Puts this state in place of the former one. Of trees, those at which somebody joined stay, from now on for
+/// their time; `joined` says whether somebody joins at this one.
 pub(super) async fn write(
     tx: &mut PgConnection,
     group: GroupId,
@@ -48,17 +48,21 @@ pub(super) async fn write(
         .bind(group.uuid())
         .execute(&mut *tx)
         .await?;
+    sqlx::query("UPDATE group_trees SET kept_from = $2 WHERE group_id = $1 AND kept_from = 'infinity'")
+        .bind(group.uuid())
+        .bind(at(now))
+        .execute(&mut *tx)
+        .await?;
     let Some(tree) = &epoch_state.tree else { return Ok(()) };
     sqlx::query(
         "INSERT INTO group_trees (group_id, generation, epoch, joined, tree, kept_from) \
-         VALUES ($1, $2, $3, $4, $5, $6)",
+         VALUES ($1, $2, $3, $4, $5, 'infinity')",
     )
     .bind(group.uuid())
     .bind(generation)
     .bind(epoch.0)
     .bind(joined)
     .bind(&**tree)
-    .bind(at(now))
     .execute(tx)
     .await?;
     Ok(())

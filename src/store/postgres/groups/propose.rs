@@ -29,7 +29,8 @@ pub(super) async fn propose(
     let asked = |new: &NewProposal| Proposal { digest: blake3::hash(&new.body).into(), target: new.target };
     let asked: Vec<Proposal> = proposals.proposals.iter().map(asked).collect();
     let mut tx = pool.begin().await?;
-    let Some(mut locked) = lock(&mut tx, proposals.group_id).await? else {
+    let locked = lock(&mut tx, proposals.group_id).await?;
+    let Some(mut locked) = locked.filter(Locked::is_mls) else {
         return nothing(Proposed::NotMember);
     };
     let fresh = match fresh(&mut tx, &locked, proposals, &asked).await? {
@@ -44,7 +45,7 @@ pub(super) async fn propose(
         leaves |= new.leaves;
     }
     if leaves {
-        roster_rows::hand_over_if_left(&mut tx, locked.group_id).await?;
+        roster_rows::hand_over_if_left(&mut tx, locked.group_id, proposals.by.user_id).await?;
     }
     locked.write(&mut tx).await?;
     tx.commit().await?;

@@ -13,7 +13,7 @@ use super::{
     rows::{Admission, Locked, lock},
 };
 use crate::{
-    domain::{Delivery, DeviceNo, EntryKind, Handshake, LogEntry, Position, Role, Timestamp, UserId},
+    domain::{Delivery, DeviceNo, EntryKind, LogEntry, Position, Role, Timestamp, UserId},
     store::{
         CannotAdd, Limits, RosterChange, RosterChanged, group_items::membership, group_rules::RosterPlan,
     },
@@ -36,7 +36,7 @@ pub(super) async fn change(
     };
     let members = roster_rows::in_order(&mut tx, change.group_id).await?;
     let is_member = members.iter().any(|(user, _)| *user == change.by.user_id);
-    if is_member && locked.handshake != Handshake::None {
+    if is_member && locked.is_mls() {
         return nothing(RosterChanged::CommitRequired);
     }
     let plan = match RosterPlan::of(change, &members) {

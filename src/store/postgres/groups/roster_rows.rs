@@ -3,7 +3,10 @@
 use sqlx::{Error, PgConnection};
 use uuid::Uuid;
 
-use super::{super::rows::at, rows::role};
+use super::{
+    super::rows::at,
+    rows::{role, role_of},
+};
 use crate::{
     domain::{DeviceNo, GroupId, Role, Timestamp, UserId},
     store::group_rules::heir,
@@ -118,7 +121,7 @@ pub(super) async fn set_role(
     Ok(())
 }
 
-/// Gives the owner's role to an heir, where nobody has it.
+/// Gives the owner's role to an heir, where nobody has it: to one of whom an active device stays, if there is any.
 pub(super) async fn hand_over(tx: &mut PgConnection, group: GroupId) -> Result<(), Error> {
     let has_owner: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT FROM group_members WHERE group_id = $1 AND role = 2)")
@@ -128,26 +131,44 @@ pub(super) async fn hand_over(tx: &mut PgConnection, group: GroupId) -> Result<(
     if has_owner {
         return Ok(());
     }
-    match heir(in_order(tx, group).await?) {
+    let heir = match heir(staying(tx, group).await?) {
+        Some(heir) => Some(heir),
+        None => heir(in_order(tx, group).await?),
+    };
+    match heir {
         Some(heir) => set_role(tx, group, heir, Role::Owner).await,
         None => Ok(()),
     }
 }
 
-/// Where no active device of the owner stays in the group, hands its role to a user of whom one stays.
-pub(super) async fn hand_over_if_left(tx: &mut PgConnection, group: GroupId) -> Result<(), Error> {
-    let staying: Vec<Uuid> = sqlx::query_scalar(
-        "SELECT DISTINCT l.user_id FROM group_leaves l JOIN mailboxes b ON b.device_no = l.device_no \
-         WHERE l.group_id = $1 AND NOT l.leaving",
+/// Those of whom an active device stays in the group, in the order of joining.
+async fn staying(tx: &mut PgConnection, group: GroupId) -> Result<Vec<(UserId, Role)>, Error> {
+    let rows: Vec<(Uuid, i16)> = sqlx::query_as(
+        "SELECT m.user_id, m.role FROM group_members m WHERE m.group_id = $1 AND m.user_id IN ( \
+            SELECT l.user_id FROM group_leaves l JOIN mailboxes b ON b.device_no = l.device_no \
+            WHERE l.group_id = $1 AND NOT l.leaving) \
+         ORDER BY m.joined",
     )
     .bind(group.uuid())
-    .fetch_all(&mut *tx)
+    .fetch_all(tx)
     .await?;
-    let mut members = in_order(tx, group).await?;
-    let owner = members.iter().find(|(_, role)| *role == Role::Owner).map(|(user, _)| *user);
-    members.retain(|(user, _)| staying.contains(&user.uuid()));
-    let Some(owner) = owner.filter(|owner| !staying.contains(&owner.uuid())) else { return Ok(()) };
-    let Some(heir) = heir(members) else { return Ok(()) };
-    set_role(tx, group, owner, Role::Member).await?;
+    rows.into_iter().map(|(user, column)| Ok((UserId::new(user), role(column)?))).collect()
+}
+
+/// Where the leaver is the owner, and no active device of it stays in the group, hands its role to a user of whom one does.
+pub(super) async fn hand_over_if_left(
+    tx: &mut PgConnection,
+    group: GroupId,
+    leaver: UserId,
+) -> Result<(), Error> {
+    if role_of(tx, group, leaver).await? != Some(Role::Owner) {
+        return Ok(());
+    }
+    let staying = staying(tx, group).await?;
+    if staying.iter().any(|(user, _)| *user == leaver) {
+        return Ok(());
+    }
+    let Some(heir) = heir(staying) else { return Ok(()) };
+    set_role(tx, group, leaver, Role::Member).await?;
     set_role(tx, group, heir, Role::Owner).await
 }

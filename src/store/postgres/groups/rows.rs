@@ -189,6 +189,14 @@ pub(super) async fn lock(tx: &mut PgConnection, group_id: GroupId) -> Result<Opt
 }
 
 impl Locked {
+    /// Whether it is an MLS group.
+    pub(super) const fn is_mls(&self) -> bool {
+        match self.handshake {
+            Handshake::Public | Handshake::Private => true,
+            Handshake::None => false,
+        }
+    }
+
     /// Gives the next position.
     pub(super) fn next_position(&mut self) -> Position {
         self.head = self.head.next();

@@ -248,7 +248,9 @@ impl KnownRow {
 async fn known(tx: &mut PgConnection, batch: &[GroupSend]) -> Result<HashMap<MessageId, Known>, Error> {
     let ids = uuids(batch.iter().map(|send| send.message_id), MessageId::uuid);
     let rows: Vec<KnownRow> = sqlx::query_as(KNOWN).bind(ids).fetch_all(tx).await?;
-    rows.into_iter().map(KnownRow::known).collect()
+    // An id that came to both lanes at one time lies in both tables. The entry's row tells repeats; it alone has a digest.
+    let (own, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.digest.is_some());
+    others.into_iter().chain(own).map(KnownRow::known).collect()
 }
 
 /// Writes what was decided; groups were locked already, entries go by id, as on every node.

@@ -17,7 +17,10 @@ pub(super) struct Of {
     pub(super) epoch: Epoch,
 }
 
-/// Keeps the state of an epoch in place of the former one. `joined`: whether somebody joins at it by a Welcome.
+/// What `kept_from` of the current epoch's tree is, so that expiry does not come by it.
+const CURRENT: i64 = i64::MAX;
+
+/// Keeps the state of an epoch in place of the former one, whose tree is kept from now on for its time. `joined`: whether somebody joins at it by a Welcome.
 pub(super) async fn open(
     tx: &mut SqliteConnection,
     of: Of,
@@ -40,6 +43,12 @@ pub(super) async fn open(
         .bind(of.group.uuid())
         .execute(&mut *tx)
         .await?;
+    sqlx::query("UPDATE group_trees SET kept_from = ? WHERE group_id = ? AND kept_from = ?")
+        .bind(now.millis())
+        .bind(of.group.uuid())
+        .bind(CURRENT)
+        .execute(&mut *tx)
+        .await?;
     let Some(tree) = &state.tree else { return Ok(()) };
     sqlx::query(
         "INSERT INTO group_trees (group_id, generation, epoch, joined, tree, kept_from) VALUES (?, ?, ?, ?, ?, ?)",
@@ -49,7 +58,7 @@ pub(super) async fn open(
     .bind(of.epoch.0)
     .bind(joined)
     .bind(tree.to_vec())
-    .bind(now.millis())
+    .bind(CURRENT)
     .execute(tx)
     .await?;
     Ok(())

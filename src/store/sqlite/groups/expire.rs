@@ -64,8 +64,11 @@ async fn trim(tx: &mut SqliteConnection, groups: String) -> Result<(), sqlx::Err
          AND position < (SELECT tail FROM groups g WHERE g.group_id = group_commits.group_id)",
         "DELETE FROM group_windows WHERE group_id IN (SELECT unhex(value) FROM json_each(?)) \
          AND closed_at < (SELECT tail FROM groups g WHERE g.group_id = group_windows.group_id)",
+        // The last one of an MLS group who leaves stays in its roster, because nobody is left to commit it.
         "DELETE FROM groups WHERE group_id IN (SELECT unhex(value) FROM json_each(?)) AND tail > head \
-         AND NOT EXISTS (SELECT 1 FROM group_members m WHERE m.group_id = groups.group_id)",
+         AND CASE WHEN handshake = 2 \
+             THEN NOT EXISTS (SELECT 1 FROM group_members m WHERE m.group_id = groups.group_id) \
+             ELSE NOT EXISTS (SELECT 1 FROM group_leaves l WHERE l.group_id = groups.group_id AND NOT l.leaving) END",
     ] {
         sqlx::query(follow).bind(&groups).execute(&mut *tx).await?;
     }
@@ -81,10 +84,8 @@ pub(in super::super) fn ended(now: Timestamp) -> [(&'static str, Timestamp); 5] 
             now,
         ),
         (
-            "DELETE FROM group_trees WHERE rowid IN (SELECT t.rowid FROM group_trees t \
-             JOIN groups g ON g.group_id = t.group_id \
-             WHERE t.kept_from <= ? AND (t.generation, t.epoch) <> (g.generation, g.epoch) \
-             ORDER BY t.kept_from LIMIT ?)",
+            "DELETE FROM group_trees WHERE rowid IN (SELECT rowid FROM group_trees \
+             WHERE kept_from <= ? ORDER BY kept_from LIMIT ?)",
             now.minus(LOG_LIFE),
         ),
         (

@@ -16,7 +16,8 @@ use super::{
 use crate::{
     domain::{DeviceNo, EntryKind, Epoch, Group, GroupId, Position, Role, UserId},
     store::{
-        CannotAdd, Founding, GroupCreated, GroupReset, Joiner, MlsFounding, NewGroup, groups::oldest_epoch,
+        CannotAdd, Founding, GroupCreated, GroupReset, Joiner, MlsFounding, NewGroup,
+        group_rules::is_of_a_pair, groups::oldest_epoch,
     },
 };
 
@@ -30,7 +31,7 @@ pub(super) async fn create(
         let same = kept.founding == (new.by.device_no, new.digest);
         return refused(if same { GroupCreated::Repeated(kept.group) } else { GroupCreated::Exists });
     }
-    if is_conversation(tx, new.group_id).await? {
+    if is_of_a_pair(new.group_id) || is_conversation(tx, new.group_id).await? {
         return refused(GroupCreated::Exists);
     }
     if admit::gone(tx, &[new.by.device_no]).await?.is_some() {

@@ -129,7 +129,8 @@ pub(super) async fn remove_leaves(
     Ok(())
 }
 
-/// Makes the users of an MLS group those who have a leaf; a group without an owner gets one.
+/// Makes the users of an MLS group those who have a leaf; a group without an owner gets one, of whom an active
+/// device stays if there is any.
 pub(super) async fn follow_leaves(
     tx: &mut SqliteConnection,
     group: GroupId,
@@ -160,13 +161,31 @@ pub(super) async fn follow_leaves(
     if has_owner {
         return Ok(());
     }
-    match heir(in_order(tx, group).await?) {
+    let heir = match heir(staying(tx, group).await?) {
+        Some(heir) => Some(heir),
+        None => heir(in_order(tx, group).await?),
+    };
+    match heir {
         Some(heir) => set_role(tx, group, heir, Role::Owner).await,
         None => Ok(()),
     }
 }
 
-/// Where the owner leaves with every leaf, hands its role to a user of whom one stays. `leaver`: who proposed to leave.
+/// Those of whom an active device stays in the group, in the order of joining.
+async fn staying(tx: &mut SqliteConnection, group: GroupId) -> Result<Vec<(UserId, Role)>, sqlx::Error> {
+    sqlx::query(
+        "SELECT m.user_id, m.role FROM group_members m WHERE m.group_id = ?1 AND m.user_id IN ( \
+            SELECT l.user_id FROM group_leaves l JOIN mailboxes b ON b.device_no = l.device_no \
+            WHERE l.group_id = ?1 AND NOT l.leaving) \
+         ORDER BY m.joined",
+    )
+    .bind(group.uuid())
+    .try_map(|row: SqliteRow| Ok((rows::user_id(&row, "user_id")?, columns::role(&row)?)))
+    .fetch_all(tx)
+    .await
+}
+
+/// Where the leaver is the owner, and no active device of it stays in the group, hands its role to a user of whom one does.
 pub(super) async fn hand_over_if_left(
     tx: &mut SqliteConnection,
     group: GroupId,
@@ -175,16 +194,8 @@ pub(super) async fn hand_over_if_left(
     if columns::role_of(tx, group, leaver).await? != Some(Role::Owner) {
         return Ok(());
     }
-    let staying = sqlx::query(
-        "SELECT m.user_id, m.role FROM group_members m WHERE m.group_id = ?1 \
-         AND EXISTS (SELECT 1 FROM group_leaves l \
-                     WHERE l.group_id = ?1 AND l.user_id = m.user_id AND NOT l.leaving) ORDER BY m.joined",
-    )
-    .bind(group.uuid())
-    .try_map(|row: SqliteRow| Ok((rows::user_id(&row, "user_id")?, columns::role(&row)?)))
-    .fetch_all(&mut *tx)
-    .await?;
-    if staying.iter().any(|(_, role)| *role == Role::Owner) {
+    let staying = staying(tx, group).await?;
+    if staying.iter().any(|(user, _)| *user == leaver) {
         return Ok(());
     }
     let Some(heir) = heir(staying) else { return Ok(()) };

@@ -95,14 +95,12 @@ async fn move_on(
     epoch: Epoch,
     position: Position,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE groups SET epoch = ?1, oldest_epoch = ?1, head = ?2, version = version + 1 WHERE group_id = ?3",
-    )
-    .bind(epoch.0)
-    .bind(position.0)
-    .bind(group.uuid())
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query("UPDATE groups SET epoch = ?1, head = ?2, version = version + 1 WHERE group_id = ?3")
+        .bind(epoch.0)
+        .bind(position.0)
+        .bind(group.uuid())
+        .execute(&mut *tx)
+        .await?;
     sqlx::query("UPDATE group_profiles SET changed_at = ? WHERE group_id = ?")
         .bind(position.0)
         .bind(group.uuid())

@@ -132,7 +132,7 @@ impl World {
         let is_mls = standings[0].group.cipher_suite.is_some();
         for (device, standing) in self.devices.iter().zip(standings) {
             assert_eq!(standing.group.epoch, Epoch(known.epoch), "as many as were accepted");
-            assert!(!is_mls || standing.group.oldest_epoch == Epoch(known.oldest_epoch));
+            assert_eq!(standing.group.oldest_epoch, Epoch(known.oldest_epoch));
             assert_eq!(standing.group.member_count as usize, members.len());
             let own = members.iter().find(|member| member.user_id == device.user_id);
             assert_eq!(standing.role, own.map(|member| member.role));
