@@ -195,7 +195,7 @@ pub struct Reading {
 /// Every room of a process, and what they keep of their logs.
 #[derive(Default)]
 pub(super) struct Rooms {
-    rooms: Mutex<HashMap<GroupId, Arc<Room>>>,
+    by_group: Mutex<HashMap<GroupId, Arc<Room>>>,
     weight: Weight,
     /// What the rooms keep, the oldest first.
     ages: Mutex<VecDeque<(Weak<Room>, Position)>>,
@@ -203,21 +203,21 @@ pub(super) struct Rooms {
 
 impl Rooms {
     pub(super) fn get(&self, group: GroupId) -> Option<Arc<Room>> {
-        lock(&self.rooms).get(&group).cloned()
+        lock(&self.by_group).get(&group).cloned()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Room>> {
-        lock(&self.rooms).values().cloned().collect()
+        lock(&self.by_group).values().cloned().collect()
     }
 
     /// The groups with a room, and the last position heard of in each.
     pub(super) fn heads(&self) -> Vec<(GroupId, Position)> {
-        lock(&self.rooms).values().map(|room| (room.group, room.head())).collect()
+        lock(&self.by_group).values().map(|room| (room.group, room.head())).collect()
     }
 
     /// Lets a line into a group's room.
     pub(super) fn enter(&self, group: GroupId, line: &Arc<Line>) -> Arc<Room> {
-        let mut rooms = lock(&self.rooms);
+        let mut rooms = lock(&self.by_group);
         let room = rooms.entry(group).or_insert_with(|| Arc::new(Room::new(group, self.weight.clone())));
         lock(&room.state).lines.insert(line.session(), Arc::clone(line));
         Arc::clone(room)
@@ -225,7 +225,7 @@ impl Rooms {
 
     /// Closes a room that nobody is in.
     pub(super) fn close(&self, room: &Arc<Room>) {
-        let mut rooms = lock(&self.rooms);
+        let mut rooms = lock(&self.by_group);
         if !room.is_watched() && rooms.get(&room.group).is_some_and(|there| Arc::ptr_eq(there, room)) {
             rooms.remove(&room.group);
         }

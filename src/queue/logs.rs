@@ -44,7 +44,7 @@ pub(super) enum Asked {
 /// See the module's text. Holds no memory to speak of for a device without groups.
 pub(super) struct Logs {
     device: DeviceNo,
-    logs: HashMap<GroupId, Log>,
+    of: HashMap<GroupId, Log>,
     /// Groups that may have something to give. Each gives one entry when its turn comes.
     turn: VecDeque<GroupId>,
     /// Groups that wait for the mailbox to come to a position.
@@ -73,7 +73,7 @@ impl Logs {
     pub(super) fn new(device: DeviceNo) -> Self {
         Self {
             device,
-            logs: HashMap::new(),
+            of: HashMap::new(),
             turn: VecDeque::new(),
             gated: Vec::new(),
             known_gates: HashSet::new(),
@@ -107,7 +107,7 @@ impl Logs {
 
     /// An entry of the group was acked, and whatever came before it.
     pub(super) fn ack(&mut self, group: GroupId, position: Position) {
-        if let Some(log) = self.logs.get_mut(&group) {
+        if let Some(log) = self.of.get_mut(&group) {
             log.ack(position);
             self.queue_up(group);
         }
@@ -128,7 +128,7 @@ impl Logs {
     /// entries of each group.
     pub(super) fn next(&mut self, mailbox: Position, most: usize) -> Option<(GroupId, Give)> {
         while let Some(group) = self.turn.pop_front() {
-            let Some(log) = self.logs.get_mut(&group) else { continue };
+            let Some(log) = self.of.get_mut(&group) else { continue };
             log.in_turn = false;
             let page = self.page.as_ref().filter(|(of, _)| *of == group).map(|(_, page)| page);
             let step = log.step(self.device, mailbox, most, page);
@@ -185,17 +185,17 @@ impl Logs {
             }));
         }
         while let Some((group, gate)) = self.windows_wanted.pop_front() {
-            if gate.is_some_and(|gate| self.logs.get(&group).is_some_and(|log| log.has_gate(gate))) {
+            if gate.is_some_and(|gate| self.of.get(&group).is_some_and(|log| log.has_gate(gate))) {
                 continue;
             }
-            let taken = self.logs.contains_key(&group).then_some(group);
+            let taken = self.of.contains_key(&group).then_some(group);
             let seats = Seats { line: Arc::clone(line), taken };
             return Some(Box::pin(async move {
                 Asked::Windows(Some(group), queue.open_logs(device, Some(group), seats).await)
             }));
         }
         while let Some(group) = self.pages_wanted.pop_front() {
-            let Some(log) = self.logs.get(&group) else { continue };
+            let Some(log) = self.of.get(&group) else { continue };
             let (room, seen) = (Arc::clone(log.watch.room()), log.seen());
             return Some(Box::pin(
                 async move { Asked::Page(group, queue.read_log(&room, group, seen).await) },
@@ -224,7 +224,7 @@ impl Logs {
                 return self.queue_up(group);
             }
             Asked::Gate(group, gate, Ok(gone)) => {
-                if let Some(log) = self.logs.get_mut(&group).filter(|_| gone) {
+                if let Some(log) = self.of.get_mut(&group).filter(|_| gone) {
                     log.pass_gate(gate);
                     self.gated.retain(|(_, of)| *of != group);
                     self.queue_up(group);
@@ -275,13 +275,13 @@ impl Logs {
         }
         let mut watches: HashMap<_, _> = opened.watches.into_iter().collect();
         for (group, windows) in windows {
-            match (self.logs.get_mut(&group), watches.remove(&group)) {
+            match (self.of.get_mut(&group), watches.remove(&group)) {
                 (Some(log), _) => log.set_windows(windows),
                 (None, Some(watch)) => {
                     let mut log = Log::new(watch, windows);
                     let head = log.watch.room().head();
                     self.backlogs += usize::from(!self.opened && log.set_backlog(head));
-                    self.logs.insert(group, log);
+                    self.of.insert(group, log);
                 }
                 // Its last window ended while it was being read.
                 (None, None) => self.want_windows(group, None),
@@ -293,7 +293,7 @@ impl Logs {
     }
 
     fn end(&mut self, group: GroupId) {
-        if self.logs.remove(&group).is_some_and(|log| log.has_backlog()) {
+        if self.of.remove(&group).is_some_and(|log| log.has_backlog()) {
             self.backlogs -= 1;
         }
     }
@@ -305,7 +305,7 @@ impl Logs {
     }
 
     fn queue_up(&mut self, group: GroupId) {
-        if let Some(log) = self.logs.get_mut(&group).filter(|log| !log.in_turn) {
+        if let Some(log) = self.of.get_mut(&group).filter(|log| !log.in_turn) {
             log.in_turn = true;
             self.turn.push_back(group);
         }

@@ -153,8 +153,8 @@ fn verify(
     signature: &[u8],
 ) -> Result<(), Refusal> {
     let key = registered_key(sender.keys, suite).ok_or(CommitFault::UnregisteredKey)?;
-    let content = SignContent::new("FramedContentTBS", [signed, context].concat().into());
-    let content = content.tls_serialize_detached().map_err(|_| StateFault::Library)?;
+    let framed = SignContent::new("FramedContentTBS", [signed, context].concat().into());
+    let framed = framed.tls_serialize_detached().map_err(|_| StateFault::Library)?;
     let scheme = provider::suite(suite).signature_algorithm();
-    Verifier.verify_signature(scheme, &content, key, signature).map_err(|_| Refusal::NotYou)
+    Verifier.verify_signature(scheme, &framed, key, signature).map_err(|_| Refusal::NotYou)
 }

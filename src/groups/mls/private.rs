@@ -187,8 +187,8 @@ fn check_roster(changes: &Changes<'_>, sender: &Sender<'_>, roster: &Roster<'_>)
     }
     let stay = roster.places().filter(stays).map(|place| (place.member.user_id, &place.device.device_id));
     let added = changes.joiners.iter().map(|(known, _)| (known.owner.user_id, &known.owner.device_id));
-    let comer = comes.then_some((sender.caller.user_id, &sender.caller.device_id));
-    check_names_of(stay.chain(added).chain(comer))?;
+    let newcomer = comes.then_some((sender.caller.user_id, &sender.caller.device_id));
+    check_names_of(stay.chain(added).chain(newcomer))?;
     if !comes && roster.places().any(|place| place.device.leaving && stays(&place)) {
         return Err(Refusal::PendingLeave);
     }

@@ -88,7 +88,7 @@ impl State {
     /// The lock is held meanwhile, so that nothing rings after an unsubscription and items keep their order; a
     /// doorbell is quick and cannot call back, since acts are asynchronous.
     fn ring(&self, from: NodeNo, device: DeviceNo, event: &Event) -> bool {
-        let listeners = self.listeners.of(device);
+        let listeners = self.listeners.of(&device);
         for node in listeners.iter().filter(|node| **node != from) {
             if let Some(doorbell) = self.doorbells.get(node) {
                 doorbell.ring(device, event.clone());
@@ -100,7 +100,7 @@ impl State {
     /// As [`State::ring`], for a group's log.
     fn ring_group(&self, from: NodeNo, entry: &Arc<LogEntry>) {
         let event = GroupEvent::about(entry);
-        for node in self.group_listeners.of(entry.group_id).iter().filter(|node| **node != from) {
+        for node in self.group_listeners.of(&entry.group_id).iter().filter(|node| **node != from) {
             if let Some(doorbell) = self.doorbells.get(node) {
                 doorbell.ring_group(entry.group_id, event.clone());
             }
@@ -124,8 +124,8 @@ impl<T> Default for Listeners<T> {
 }
 
 impl<T: Eq + Hash> Listeners<T> {
-    fn of(&self, what: T) -> &[NodeNo] {
-        self.0.get(&what).map_or(&[], Vec::as_slice)
+    fn of(&self, what: &T) -> &[NodeNo] {
+        self.0.get(what).map_or(&[], Vec::as_slice)
     }
 
     fn add(&mut self, what: T, node: NodeNo) {
@@ -135,11 +135,11 @@ impl<T: Eq + Hash> Listeners<T> {
         }
     }
 
-    fn remove(&mut self, what: T, node: NodeNo) {
-        let Some(listeners) = self.0.get_mut(&what) else { return };
+    fn remove(&mut self, what: &T, node: NodeNo) {
+        let Some(listeners) = self.0.get_mut(what) else { return };
         listeners.retain(|listener| *listener != node);
         if listeners.is_empty() {
-            self.0.remove(&what);
+            self.0.remove(what);
         }
     }
 
@@ -188,7 +188,7 @@ impl Hot for LocalHot {
     }
 
     async fn unsubscribe(&self, device: DeviceNo) -> Result<(), HotError> {
-        self.hub.state().listeners.remove(device, self.node);
+        self.hub.state().listeners.remove(&device, self.node);
         Ok(())
     }
 
@@ -242,7 +242,7 @@ impl Hot for LocalHot {
     }
 
     async fn unsubscribe_group(&self, group: GroupId) -> Result<(), HotError> {
-        self.hub.state().group_listeners.remove(group, self.node);
+        self.hub.state().group_listeners.remove(&group, self.node);
         Ok(())
     }
 

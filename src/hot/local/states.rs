@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct States {
     max_weight: usize,
     weight: usize,
-    states: HashMap<GroupId, Kept>,
+    kept: HashMap<GroupId, Kept>,
     by_age: BTreeMap<u64, GroupId>,
     next_age: u64,
 }
@@ -31,7 +31,7 @@ struct Kept {
 impl States {
     /// An empty cache of at most this many bytes.
     pub(super) fn bounded(max_weight: usize) -> Self {
-        Self { max_weight, weight: 0, states: HashMap::new(), by_age: BTreeMap::new(), next_age: 0 }
+        Self { max_weight, weight: 0, kept: HashMap::new(), by_age: BTreeMap::new(), next_age: 0 }
     }
 
     /// Keeps a state in place of the group's former one; nothing is kept of one that is too large.
@@ -42,7 +42,7 @@ impl States {
         }
         self.weight += state.len();
         self.by_age.insert(self.next_age, group);
-        self.states.insert(group, Kept { digest, state, age: self.next_age, since: now });
+        self.kept.insert(group, Kept { digest, state, age: self.next_age, since: now });
         self.next_age += 1;
         while self.weight > self.max_weight {
             let Some((_, oldest)) = self.by_age.first_key_value() else { return };
@@ -52,7 +52,7 @@ impl States {
 
     /// The group's state, if it was kept under this digest and its hour is not over.
     pub(super) fn get(&mut self, group: GroupId, digest: [u8; 32], now: Instant) -> Option<Bytes> {
-        let kept = self.states.get(&group)?;
+        let kept = self.kept.get(&group)?;
         if now.duration_since(kept.since) >= STATE_LIFE {
             self.forget(group);
             return None;
@@ -61,7 +61,7 @@ impl States {
     }
 
     fn forget(&mut self, group: GroupId) {
-        if let Some(kept) = self.states.remove(&group) {
+        if let Some(kept) = self.kept.remove(&group) {
             self.by_age.remove(&kept.age);
             self.weight -= kept.state.len();
         }
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(states.get(group(2), [1; 32], now), None);
         let nearly = now + Duration::from_secs(3599);
         assert_eq!(states.get(group(1), [1; 32], nearly), Some(Bytes::from_static(b"one")));
-        assert_eq!(states.get(group(1), [1; 32], now + Duration::from_secs(3600)), None);
+        assert_eq!(states.get(group(1), [1; 32], now + Duration::from_hours(1)), None);
         assert_eq!(states.weight, 0);
         states.keep(group(1), [1; 32], Bytes::from_static(b"one"), now);
         states.keep(group(1), [2; 32], Bytes::from_static(b"two"), now);
@@ -106,8 +106,8 @@ mod tests {
                 states.keep(group(number), [number; 32], vec![0; weight].into(), now);
                 prop_assert!(states.get(group(number), [number; 32], now).is_some());
                 prop_assert!(states.weight <= states.max_weight);
-                prop_assert_eq!(states.weight, states.states.values().map(|kept| kept.state.len()).sum::<usize>());
-                prop_assert_eq!(states.by_age.len(), states.states.len());
+                prop_assert_eq!(states.weight, states.kept.values().map(|kept| kept.state.len()).sum::<usize>());
+                prop_assert_eq!(states.by_age.len(), states.kept.len());
             }
         }
     }

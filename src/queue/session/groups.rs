@@ -44,9 +44,10 @@ impl Session {
             let payload = format.encode(&ServerFrame::entry(entry))?;
             Some(data_frame(&payload, format == Format::MessagePack))
         });
-        match frame {
-            Some(frame) => self.outbox.push_frame(frame),
-            None => tracing::error!("a frame could not be written"),
+        if let Some(frame) = frame {
+            self.outbox.push_frame(frame);
+        } else {
+            tracing::error!("a frame could not be written");
         }
     }
 

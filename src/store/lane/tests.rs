@@ -136,12 +136,12 @@ async fn a_lane_that_is_full_says_so_at_once_and_does_nothing() {
     assert_eq!(engine.tried(), [vec![Good(1), Good(3)], vec![Good(5)]]);
 }
 
-/// An engine in which whatever has the tens digit of `held` is held by somebody else, for so many rounds.
+/// An engine in which whatever has the tens digit `digit` is held by somebody else, for so many rounds.
 #[derive(Clone, Default)]
 struct Held {
     tried: Arc<Mutex<Vec<Vec<u32>>>>,
     waited: Arc<Mutex<Vec<Vec<u32>>>>,
-    held: u32,
+    digit: u32,
     rounds: Arc<AtomicU32>,
 }
 
@@ -156,7 +156,7 @@ impl Commit<u32, u32> for Held {
         self.tried.lock().unwrap().push(batch.to_vec());
         let is_held =
             self.rounds.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        let free = move |number: &u32| (!is_held || number / 10 != self.held).then_some(*number);
+        let free = move |number: &u32| (!is_held || number / 10 != self.digit).then_some(*number);
         async move { Ok(batch.iter().map(free).collect()) }.boxed()
     }
 
@@ -166,7 +166,7 @@ impl Commit<u32, u32> for Held {
 }
 
 async fn pass_over(rounds: u32, numbers: &[u32]) -> Held {
-    let engine = Held { held: 1, ..Held::default() };
+    let engine = Held { digit: 1, ..Held::default() };
     engine.rounds.store(rounds, Ordering::SeqCst);
     let lane = Lane::start("tests", Bounds { batch: 3, ..ROOMY }, engine.clone());
     let answers: Vec<_> = numbers.iter().map(|number| lane.submit(*number, 1)).collect();

@@ -77,8 +77,9 @@ pub(super) async fn list(pool: &PgPool, user: UserId) -> Result<Vec<Device>, Err
     let mut devices = rows.into_iter().map(DeviceRow::device).collect::<Result<Vec<_>, Error>>()?;
     let numbers: Vec<DeviceNo> = devices.iter().map(|device| device.device_no).collect();
     for (owner, key) in stock::keys_of(pool, &numbers).await? {
-        let owner = devices.iter_mut().find(|device| device.device_no == owner);
-        owner.into_iter().for_each(|device| device.mls_signature_keys.push(key.clone()));
+        if let Some(device) = devices.iter_mut().find(|device| device.device_no == owner) {
+            device.mls_signature_keys.push(key);
+        }
     }
     Ok(devices)
 }

@@ -201,8 +201,8 @@ async fn a_device_that_is_added_while_it_ends_is_left_without_a_window() {
     assert!(added == refused || added == Advanced::Advanced(Epoch(1), Position(1)), "{added:?}");
     assert!(store.windows_in(tablet.device_no, group).await.unwrap().is_empty());
     let members = store.members(group).await.unwrap().unwrap();
-    let alive = members.iter().flat_map(|member| &member.devices).filter(|device| device.active).count();
-    assert_eq!((members.len(), alive), (if added == refused { 1 } else { 2 }, 1));
+    let active = members.iter().flat_map(|member| &member.devices).filter(|device| device.active).count();
+    assert_eq!((members.len(), active), (if added == refused { 1 } else { 2 }, 1));
     let version = store.standing(group, &alice).await.unwrap().unwrap().version;
     assert_eq!(version, commit.version + if added == refused { 0 } else { 2 }, "its leaf is dead now");
     database.drop().await;

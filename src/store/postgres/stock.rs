@@ -57,7 +57,8 @@ pub(super) async fn keys_of(
     executor: impl PgExecutor<'_>,
     devices: &[DeviceNo],
 ) -> Result<Vec<(DeviceNo, MlsSignatureKey)>, Error> {
-    let rows: Vec<(i64, i16, Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
+    type Row = (i64, i16, Vec<u8>, Option<Vec<u8>>);
+    let rows: Vec<Row> = sqlx::query_as(
         "SELECT device_no, scheme, public_key, signature FROM mls_keys \
          WHERE device_no = ANY($1) AND current ORDER BY device_no, scheme",
     )

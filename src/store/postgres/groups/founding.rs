@@ -74,8 +74,8 @@ async fn found_mls(
     };
     let Some(own) = admitted.own else { return Ok(Err(CannotAdd::DeviceGone(by.device_no))) };
     let opening = Opening { group_id, by: by.user_id, after: locked.head, epoch: locked.epoch };
-    let mut handed = Handed::default();
-    handed.deliveries = joining::seat_caller(tx, opening, by, (own, Some(0), Role::Owner), now).await?;
+    let deliveries = joining::seat_caller(tx, opening, by, (own, Some(0), Role::Owner), now).await?;
+    let mut handed = Handed { deliveries, ..Handed::default() };
     if let Some(commit) = &mls.commit {
         let (position, epoch) = (locked.next_position(), locked.epoch);
         let entry = NewEntry {

@@ -89,7 +89,7 @@ impl Admitted<'_> {
         let leaf = |(joiner, room): &(&crate::store::Joiner, Room)| Leaf {
             device_no: room.device_no,
             user_id: room.user_id,
-            leaf_index: joiner.leaf_index,
+            index: joiner.leaf_index,
         };
         let leaves: Vec<Leaf> = self.joiners.iter().map(leaf).collect();
         let users: Vec<UserId> = leaves.iter().map(|leaf| leaf.user_id).collect();
@@ -111,10 +111,10 @@ pub(super) async fn seat_caller(
     tx: &mut PgConnection,
     opening: Opening,
     by: &Caller,
-    (room, leaf_index, role): (Room, Option<u32>, Role),
+    (room, index, role): (Room, Option<u32>, Role),
     now: Timestamp,
 ) -> Result<Vec<Delivery>, Error> {
-    let leaf = Leaf { device_no: by.device_no, user_id: by.user_id, leaf_index };
+    let leaf = Leaf { device_no: by.device_no, user_id: by.user_id, index };
     roster_rows::add_users(tx, opening.group_id, &[by.user_id], (role, false), now).await?;
     roster_rows::add_leaves(tx, opening.group_id, &[leaf]).await?;
     openings::open(tx, opening, &[(room, None)], now).await

@@ -152,7 +152,7 @@ async fn post(
 ) -> Result<Vec<Delivery>, Error> {
     let Opening { group_id, epoch, .. } = opening;
     let (message_id, expires_at) = (MessageId::fresh(now), now.plus(ITEM_LIFE));
-    let body = |welcome: &Option<&Bytes>| match welcome {
+    let body = |welcome: Option<&Bytes>| match welcome {
         Some(welcome) => encode_welcome(group_id, epoch, welcome),
         None => encode_joined(group_id),
     };
@@ -166,7 +166,7 @@ async fn post(
         .bind(at(now))
         .bind(at(expires_at))
         .bind(at(expires_at.min(now.plus(METADATA_LIFE))))
-        .bind(rooms.iter().map(|(_, welcome)| body(welcome)).collect::<Vec<_>>())
+        .bind(rooms.iter().map(|(_, welcome)| body(*welcome)).collect::<Vec<_>>())
         .execute(tx)
         .await?;
     let joined = Arc::new(Item::Joined { message_id, group_id, expires_at });

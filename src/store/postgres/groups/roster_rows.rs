@@ -40,7 +40,7 @@ pub(super) async fn add_users(
 pub(super) struct Leaf {
     pub(super) device_no: DeviceNo,
     pub(super) user_id: UserId,
-    pub(super) leaf_index: Option<u32>,
+    pub(super) index: Option<u32>,
 }
 
 pub(super) async fn add_leaves(tx: &mut PgConnection, group: GroupId, leaves: &[Leaf]) -> Result<(), Error> {
@@ -52,7 +52,7 @@ pub(super) async fn add_leaves(tx: &mut PgConnection, group: GroupId, leaves: &[
     .bind(group.uuid())
     .bind(leaves.iter().map(|leaf| leaf.device_no.0).collect::<Vec<_>>())
     .bind(leaves.iter().map(|leaf| leaf.user_id.uuid()).collect::<Vec<_>>())
-    .bind(leaves.iter().map(|leaf| leaf.leaf_index.map(i64::from)).collect::<Vec<_>>())
+    .bind(leaves.iter().map(|leaf| leaf.index.map(i64::from)).collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())
