@@ -3,9 +3,7 @@
 use futures_util::future::join_all;
 use restante::{
     domain::{Caller, EntryKind, Epoch, GroupId, Position, Role, UserId},
-    store::{
-        Advanced, CannotAdd, LOG_LIFE, Proposed, Registered, Revival, RosterChange, RosterChanged,
-    },
+    store::{Advanced, CannotAdd, LOG_LIFE, Proposed, Registered, Revival, RosterChange, RosterChanged},
 };
 
 use crate::support::{

@@ -172,10 +172,7 @@ pub(super) async fn follow_leaves(
 }
 
 /// Those of whom an active device stays in the group, in the order of joining.
-async fn staying(
-    tx: &mut SqliteConnection,
-    group: GroupId,
-) -> Result<Vec<(UserId, Role)>, sqlx::Error> {
+async fn staying(tx: &mut SqliteConnection, group: GroupId) -> Result<Vec<(UserId, Role)>, sqlx::Error> {
     sqlx::query(
         "SELECT m.user_id, m.role FROM group_members m WHERE m.group_id = ?1 AND m.user_id IN ( \
             SELECT l.user_id FROM group_leaves l JOIN mailboxes b ON b.device_no = l.device_no \
