@@ -10,9 +10,7 @@ use super::{
 };
 use crate::{
     domain::{EntryKind, Group, GroupId, Position, Role, Timestamp},
-    store::{
-        CannotAdd, Founding, GroupCreated, GroupReset, Limits, NewGroup, group_rules::is_of_a_pair,
-    },
+    store::{CannotAdd, Founding, GroupCreated, GroupReset, Limits, NewGroup, group_rules::is_of_a_pair},
 };
 
 /// What became of the group, and what to hand to hot delivery; anything but `Created` rolls back.
@@ -54,7 +52,10 @@ fn is_founder(refused: CannotAdd, new: &NewGroup) -> bool {
     match refused {
         CannotAdd::DeviceGone(device) => device == new.by.device_no,
         CannotAdd::UserUnknown(user) => user == new.by.user_id,
-        CannotAdd::PackageUsed(_) | CannotAdd::MailboxFull | CannotAdd::GroupFull => false,
+        CannotAdd::PackageUsed(_)
+        | CannotAdd::MailboxFull
+        | CannotAdd::GroupFull
+        | CannotAdd::TooManyGroups(_) => false,
     }
 }
 

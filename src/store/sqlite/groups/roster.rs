@@ -50,6 +50,9 @@ pub(super) async fn change(
     if let Err(full) = admit::room(tx, change.by.user_id, &devices, &context.limits).await? {
         return refused(RosterChanged::CannotAdd(full));
     }
+    if let Err(full) = admit::may_join(tx, change.group_id, &plan.added, &context.limits).await? {
+        return refused(RosterChanged::CannotAdd(full));
+    }
     let (epoch, position, emitted) = write(tx, &change.by, &kept.group, &plan, &devices, &context).await?;
     Ok((RosterChanged::Changed(epoch, position), emitted))
 }
@@ -95,14 +98,12 @@ async fn move_on(
     epoch: Epoch,
     position: Position,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE groups SET epoch = ?1, head = ?2, version = version + 1 WHERE group_id = ?3",
-    )
-    .bind(epoch.0)
-    .bind(position.0)
-    .bind(group.uuid())
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query("UPDATE groups SET epoch = ?1, head = ?2, version = version + 1 WHERE group_id = ?3")
+        .bind(epoch.0)
+        .bind(position.0)
+        .bind(group.uuid())
+        .execute(&mut *tx)
+        .await?;
     sqlx::query("UPDATE group_profiles SET changed_at = ? WHERE group_id = ?")
         .bind(position.0)
         .bind(group.uuid())
