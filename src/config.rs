@@ -217,6 +217,7 @@ impl Config {
                 mailbox_items_per_sender: reader.number("MAX_MAILBOX_ITEMS_PER_SENDER", 1000, 1..=1_000_000),
                 notice_life: Duration::from_hours(30 * 24),
                 max_members: reader.number("MAX_GROUP_SIZE", 1500, 2..=1500),
+                max_groups: reader.number("MAX_GROUPS_PER_USER", 2000, 1..=100_000),
                 past_epochs: reader.number("MLS_MAX_PAST_EPOCHS", 2, 0..=16),
             },
         }

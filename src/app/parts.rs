@@ -113,6 +113,7 @@ impl Ground {
             envelope: config.limits.envelope,
             plaintext_guard: config.plaintext_guard,
             max_members: config.store_limits.max_members,
+            max_groups: config.store_limits.max_groups,
             invite_life: config.group_limits.invite_life,
             cipher_suites: config.mls.cipher_suites.clone(),
             longest_lifetime: config.mls.key_package_life + SKEW,

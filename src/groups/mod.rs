@@ -128,6 +128,8 @@ pub struct GroupRules {
     pub plaintext_guard: bool,
     /// Members or leaves of a group.
     pub max_members: u32,
+    /// Groups of a user.
+    pub max_groups: u32,
     /// How long a join token lives when its maker does not say.
     pub invite_life: Duration,
     /// The cipher suites of new groups.
@@ -196,7 +198,15 @@ impl Groups {
     }
 
     fn cannot_add(&self, why: CannotAdd) -> Refusal {
-        Refusal::CannotAdd(why, self.rules.max_members)
+        let most = match why {
+            CannotAdd::TooManyGroups(_) => self.rules.max_groups,
+            CannotAdd::PackageUsed(_)
+            | CannotAdd::DeviceGone(_)
+            | CannotAdd::UserUnknown(_)
+            | CannotAdd::MailboxFull
+            | CannotAdd::GroupFull => self.rules.max_members,
+        };
+        Refusal::CannotAdd(why, most)
     }
 
     /// How the calling device stands in a group that its user is in.

@@ -122,6 +122,11 @@ fn cannot_add(why: CannotAdd, most: u32) -> Problem {
             Problem::too_many("mailbox-full", "the mailbox of a device that would be added is full", 60)
         }
         CannotAdd::GroupFull => group_full(most),
+        CannotAdd::TooManyGroups(user) => {
+            unprocessable("too-many-groups", "a user that would be added is in as many groups as it may be")
+                .with("user_id", user.uuid())
+                .with("most", most)
+        }
     }
 }
 

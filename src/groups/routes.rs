@@ -66,8 +66,8 @@ impl FromRequest for JoinToken {
     (status = 201, body = GroupView),
     (status = 200, body = GroupView, description = "the same request made it before"),
     (status = 409, description = "`group-exists`"),
-    (status = 422, description = "`not-ciphertext`, `unknown-user`, `group-full`, `not-mls`, `bad-group-info`, \
-        `invalid-commit`, `proposal-not-allowed`, `welcome-mismatch`, `package-used`, `unknown-device`"),
+    (status = 422, description = "`not-ciphertext`, `unknown-user`, `group-full`, `too-many-groups`, \
+        `not-mls`, `bad-group-info`, `invalid-commit`, `proposal-not-allowed`, `welcome-mismatch`, `package-used`, `unknown-device`"),
     (status = 429, description = "`mailbox-full`"), (status = 503, description = "`overloaded`"),
 ))]
 #[post("/create/{creator_id}")]

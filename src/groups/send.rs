@@ -117,6 +117,7 @@ mod tests {
             envelope: 1000,
             plaintext_guard: true,
             max_members: 10,
+            max_groups: 10,
             invite_life: Duration::from_hours(1),
             cipher_suites: Vec::new(),
             longest_lifetime: Duration::from_hours(1),

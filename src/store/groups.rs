@@ -107,6 +107,8 @@ pub enum CannotAdd {
     MailboxFull,
     /// The group would have more members or leaves than [`super::Limits::max_members`].
     GroupFull,
+    /// The user is in [`super::Limits::max_groups`] other groups.
+    TooManyGroups(UserId),
 }
 
 /// What became of a group to be made.

@@ -85,6 +85,9 @@ pub struct Limits {
     pub notice_life: Duration,
     /// Members of a roster group, or leaves of an MLS group; at most [`crate::domain::MAX_MEMBERS`].
     pub max_members: u32,
+    /// Groups that a user may be in. It may be passed by as many as MLS groups add different devices of the user to at the
+    /// same moment.
+    pub max_groups: u32,
     /// Epochs before the current one from which application messages are taken, while no device was removed since.
     pub past_epochs: u32,
 }

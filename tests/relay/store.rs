@@ -18,6 +18,7 @@ mod groups_founding;
 mod groups_full;
 mod groups_joining;
 mod groups_large;
+mod groups_many;
 mod groups_model;
 mod groups_proposals;
 mod groups_reset;

@@ -22,7 +22,7 @@ use crate::{
     (status = 409, description = "`stale-epoch`, `group-rolled-back`"),
     (status = 422, description = "`commit-required`, `not-mls`, `invalid-commit`, `proposal-not-allowed`, \
         `welcome-mismatch`, `bad-group-info`, `pending-leave`, `package-used`, `unknown-device`, `unknown-user`, \
-        `group-full`"),
+        `group-full`, `too-many-groups`"),
     (status = 429, description = "`mailbox-full`"), (status = 503, description = "`overloaded`")))]
 #[post("/{group_id}/members/{added_by}")]
 async fn add_members(
@@ -101,7 +101,7 @@ async fn remove(
     responses((status = 200, body = ChangedAnswer), (status = 403, description = "`not-you`, `not-allowed`"),
     (status = 404), (status = 409, description = "`stale-epoch`, `group-rolled-back`"),
     (status = 422, description = "`not-mls`, `invalid-commit`, `proposal-not-allowed`, `welcome-mismatch`, \
-        `bad-group-info`, `pending-leave`, `package-used`, `unknown-device`, `group-full`"),
+        `bad-group-info`, `pending-leave`, `package-used`, `unknown-device`, `group-full`, `too-many-groups`"),
     (status = 429, description = "`mailbox-full`"), (status = 503, description = "`overloaded`")))]
 #[post("/{group_id}/commits/{sender_id}")]
 async fn bring_commit(

@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     mailbox_items_per_sender: 4,
     notice_life: std::time::Duration::from_hours(24),
     max_members: 1_500,
+    max_groups: 2_000,
     past_epochs: 2,
 };
 

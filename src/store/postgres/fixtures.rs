@@ -27,6 +27,7 @@ pub(super) const LIMITS: Limits = Limits {
     mailbox_items_per_sender: 1_000,
     notice_life: Duration::from_hours(24 * 30),
     max_members: 1_500,
+    max_groups: 2_000,
     past_epochs: 2,
 };
 

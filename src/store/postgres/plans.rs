@@ -46,7 +46,7 @@ const FILL: [&str; 13] = [
 ];
 
 /// The statements that run for every message, bundle and reader.
-const BUSY: [(&str, &str); 36] = [
+const BUSY: [(&str, &str); 37] = [
     ("lock mailboxes", accept::LOCK_MAILBOXES),
     ("known", accept::KNOWN),
     ("participants", accept::PARTICIPANTS),
@@ -81,6 +81,7 @@ const BUSY: [(&str, &str); 36] = [
     ("old entries", statements::OLD_ENTRIES),
     ("ended bodies of groups", statements::ENDED_BODIES),
     ("use packages", statements::USE_PACKAGES),
+    ("groups of those who join", statements::CROWDED),
     ("take a package", packages::TAKE),
     ("issued packages", packages::ISSUED),
 ];

@@ -49,6 +49,7 @@ pub(crate) fn roomy() -> Limits {
         mailbox_items_per_sender: 1000,
         notice_life: Duration::from_hours(24),
         max_members: 1_500,
+        max_groups: 2_000,
         past_epochs: 2,
     }
 }
@@ -56,6 +57,11 @@ pub(crate) fn roomy() -> Limits {
 /// Limits that are reached soon.
 pub(crate) fn tight() -> Limits {
     Limits { max_devices: 2, max_prekeys: 6, mailbox_items: 5, mailbox_items_per_sender: 3, ..roomy() }
+}
+
+/// Two groups for each user.
+pub(crate) fn sparing() -> Limits {
+    Limits { max_groups: 2, ..roomy() }
 }
 
 /// What a store is made with, and the ends of it that a test holds.

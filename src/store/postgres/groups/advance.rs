@@ -1,6 +1,6 @@
 //! Moving an MLS group into its next epoch.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use sqlx::{Error, PgConnection, PgPool};
 
@@ -14,7 +14,7 @@ use super::{
     rows::{Admission, Locked, lock, may_write, role_of},
 };
 use crate::{
-    domain::{EntryKind, LogEntry, Role, Timestamp},
+    domain::{EntryKind, LogEntry, Role, Timestamp, UserId},
     store::{Advance, Advanced, CannotAdd, Limits, groups::oldest_epoch},
 };
 
@@ -118,7 +118,15 @@ async fn admit<'a>(
     if adds > 0 && leaves.saturating_add(adds) > i64::from(limits.max_members) {
         return Ok(Err(CannotAdd::GroupFull));
     }
-    joining::admit(tx, limits, advance.by.user_id, own, &advance.joiners).await
+    let admitted = match joining::admit(tx, limits, advance.by.user_id, own, &advance.joiners).await? {
+        Ok(admitted) if adds > 0 => admitted,
+        unasked => return Ok(unasked),
+    };
+    let members = roster_rows::in_order(tx, advance.group_id).await?;
+    let members: HashSet<UserId> = members.into_iter().map(|(user, _)| user).collect();
+    let mut users = admitted.users();
+    users.retain(|user| !members.contains(user));
+    Ok(roster_rows::may_join(tx, limits, advance.group_id, &users).await?.map(|()| admitted))
 }
 
 /// Enters the commit, ends the windows of those it removes, and moves the row along; it is still to be written back.

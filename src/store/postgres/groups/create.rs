@@ -52,7 +52,10 @@ fn is_founder(refused: CannotAdd, new: &NewGroup) -> bool {
     match refused {
         CannotAdd::DeviceGone(device) => device == new.by.device_no,
         CannotAdd::UserUnknown(user) => user == new.by.user_id,
-        CannotAdd::PackageUsed(_) | CannotAdd::MailboxFull | CannotAdd::GroupFull => false,
+        CannotAdd::PackageUsed(_)
+        | CannotAdd::MailboxFull
+        | CannotAdd::GroupFull
+        | CannotAdd::TooManyGroups(_) => false,
     }
 }
 

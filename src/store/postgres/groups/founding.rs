@@ -73,6 +73,9 @@ async fn found_mls(
         Err(refused) => return Ok(Err(refused)),
     };
     let Some(own) = admitted.own else { return Ok(Err(CannotAdd::DeviceGone(by.device_no))) };
+    if let Err(refused) = roster_rows::may_join(tx, limits, group_id, &admitted.users()).await? {
+        return Ok(Err(refused));
+    }
     let opening = Opening { group_id, by: by.user_id, after: locked.head, epoch: locked.epoch };
     let deliveries = joining::seat_caller(tx, opening, by, (own, Some(0), Role::Owner), now).await?;
     let mut handed = Handed { deliveries, ..Handed::default() };
@@ -110,7 +113,7 @@ async fn found_roster(
     if further.len() >= limits.max_members as usize {
         return Ok(Err(CannotAdd::GroupFull));
     }
-    let users: Vec<UserId> = further.iter().copied().chain([new.by.user_id]).collect();
+    let users: Vec<UserId> = std::iter::once(new.by.user_id).chain(further.iter().copied()).collect();
     let rooms = match rooms_of(tx, limits, new.by.user_id, &users).await? {
         Ok(rooms) => rooms,
         Err(refused) => return Ok(Err(refused)),
@@ -119,6 +122,9 @@ async fn found_roster(
         return Ok(Err(CannotAdd::DeviceGone(new.by.device_no)));
     }
     let group = locked.group_id;
+    if let Err(refused) = roster_rows::may_join(tx, limits, group, &users).await? {
+        return Ok(Err(refused));
+    }
     roster_rows::add_users(tx, group, &[new.by.user_id], (Role::Owner, false), now).await?;
     roster_rows::add_users(tx, group, &further, (Role::Member, true), now).await?;
     let opening = Opening { group_id: group, by: new.by.user_id, after: locked.head, epoch: locked.epoch };

@@ -100,6 +100,12 @@ impl Admitted<'_> {
         openings::open(tx, opening, &rooms, now).await
     }
 
+    /// The users of the devices: the calling device's where it enters itself, then the joiners'.
+    pub(super) fn users(&self) -> Vec<UserId> {
+        let joiners = self.joiners.iter().map(|(_, room)| room.user_id);
+        self.own.iter().map(|room| room.user_id).chain(joiners).collect()
+    }
+
     /// Whether anybody joins by a Welcome.
     pub(super) fn any(&self) -> bool {
         !self.joiners.is_empty()

@@ -28,6 +28,7 @@ pub(super) mod statements {
         joining::USE_PACKAGES,
         log::{HEADS, PAGE},
         openings::POST,
+        roster_rows::CROWDED,
         send::{KNOWN, LOCK, LOCK_FREE, SENDERS, WRITE},
         views::{GROUPS_OF, STANDING},
         windows::{ACK, READABLE, READABLE_IN},

@@ -87,7 +87,11 @@ async fn admit(
     if members + plan.added.len() - plan.removed.len() > limits.max_members as usize {
         return Ok(Err(CannotAdd::GroupFull));
     }
-    rooms_of(tx, limits, change.by.user_id, &plan.added).await
+    let rooms = match rooms_of(tx, limits, change.by.user_id, &plan.added).await? {
+        Ok(rooms) => rooms,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    Ok(roster_rows::may_join(tx, limits, change.group_id, &plan.added).await?.map(|()| rooms))
 }
 
 /// Enters the change, which ends the windows of those who go, and moves the row along; it is still to be written back.

@@ -5,11 +5,11 @@ use uuid::Uuid;
 
 use super::{
     super::rows::at,
-    rows::{role, role_of},
+    rows::{Admission, role, role_of},
 };
 use crate::{
     domain::{DeviceNo, GroupId, Role, Timestamp, UserId},
-    store::group_rules::heir,
+    store::{CannotAdd, Limits, group_rules::heir},
 };
 
 /// Adds users who are not in the group yet, in this order.
@@ -35,6 +35,28 @@ pub(super) async fn add_users(
     .await?;
     Ok(())
 }
+
+/// Whether each of these users may come into a group: names the first that is in as many others as it may be.
+pub(super) async fn may_join(
+    tx: &mut PgConnection,
+    limits: Limits,
+    group: GroupId,
+    users: &[UserId],
+) -> Result<Admission<()>, Error> {
+    let full: Option<Uuid> = sqlx::query_scalar(CROWDED)
+        .bind(group.uuid())
+        .bind(users.iter().map(|user| user.uuid()).collect::<Vec<_>>())
+        .bind(i64::from(limits.max_groups) - 1)
+        .fetch_optional(tx)
+        .await?;
+    Ok(full.map_or(Ok(()), |user| Err(CannotAdd::TooManyGroups(UserId::new(user)))))
+}
+
+/// Counts no further than the limit.
+pub(in super::super) const CROWDED: &str = "\
+    SELECT n.user_id FROM unnest($2::uuid[]) WITH ORDINALITY AS n(user_id, place) \
+    WHERE EXISTS (SELECT FROM group_members m WHERE m.user_id = n.user_id AND m.group_id <> $1 OFFSET $3) \
+    ORDER BY n.place LIMIT 1";
 
 /// A leaf of the coming epoch.
 pub(super) struct Leaf {

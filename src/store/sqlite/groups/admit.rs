@@ -6,7 +6,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::super::{packages::usable, rows};
 use crate::{
-    domain::{DeviceNo, KeyPackageRef, UserId},
+    domain::{DeviceNo, GroupId, KeyPackageRef, UserId},
     store::{CannotAdd, Joiner, Limits},
 };
 
@@ -69,6 +69,39 @@ pub(super) async fn room(
     .fetch_one(tx)
     .await?;
     Ok(if full { Err(CannotAdd::MailboxFull) } else { Ok(()) })
+}
+
+/// Whether each of these users may come into a group: names the first that is in as many others as it may be.
+pub(super) async fn may_join(
+    tx: &mut SqliteConnection,
+    group: GroupId,
+    users: &[UserId],
+    limits: &Limits,
+) -> Admitted<()> {
+    let full = sqlx::query(
+        "SELECT unhex(v.value) AS user_id FROM json_each(?1) v \
+         WHERE (SELECT count(*) FROM group_members m WHERE m.user_id = unhex(v.value) AND m.group_id <> ?2) >= ?3 \
+         ORDER BY v.key LIMIT 1",
+    )
+    .bind(rows::uuids(users.iter().map(|user| user.uuid())))
+    .bind(group.uuid())
+    .bind(i64::from(limits.max_groups))
+    .try_map(|row: SqliteRow| rows::user_id(&row, "user_id"))
+    .fetch_optional(tx)
+    .await?;
+    Ok(full.map_or(Ok(()), |user| Err(CannotAdd::TooManyGroups(user))))
+}
+
+/// The users of devices, in the order of the devices.
+pub(super) async fn users_of(
+    tx: &mut SqliteConnection,
+    devices: impl IntoIterator<Item = DeviceNo>,
+) -> Result<Vec<UserId>, sqlx::Error> {
+    sqlx::query("SELECT d.user_id FROM json_each(?) v JOIN devices d ON d.device_no = v.value ORDER BY v.key")
+        .bind(rows::numbers(devices.into_iter().map(|device| device.0)))
+        .try_map(|row: SqliteRow| rows::user_id(&row, "user_id"))
+        .fetch_all(tx)
+        .await
 }
 
 /// The first of these devices that is not active.

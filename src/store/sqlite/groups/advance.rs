@@ -1,5 +1,7 @@
 //! A group moves into its next epoch.
 
+use std::collections::HashSet;
+
 use sqlx::SqliteConnection;
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
     windows::{self, Opening},
 };
 use crate::{
-    domain::{EntryKind, Epoch, Group, Position},
+    domain::{EntryKind, Epoch, Group, Position, UserId},
     store::{Advance, Advanced, CannotAdd, groups::oldest_epoch},
 };
 
@@ -80,10 +82,16 @@ async fn admitted(
     if let Err(refusal) = admit::joiners(tx, by, &advance.joiners, limits).await? {
         return Ok(Err(refusal));
     }
-    match advance.external {
-        Some(_) => admit::room(tx, by, &[advance.by.device_no], limits).await,
-        None => Ok(Ok(())),
+    let own = advance.external.map(|_| advance.by.device_no);
+    if let Err(full) = admit::room(tx, by, own.as_slice(), limits).await? {
+        return Ok(Err(full));
     }
+    let devices = own.into_iter().chain(advance.joiners.iter().map(|joiner| joiner.device_no));
+    let mut users = admit::users_of(tx, devices).await?;
+    let members = members::in_order(tx, advance.group_id).await?;
+    let members: HashSet<UserId> = members.into_iter().map(|(user, _)| user).collect();
+    users.retain(|user| !members.contains(user));
+    admit::may_join(tx, advance.group_id, &users, limits).await
 }
 
 async fn write(

@@ -67,14 +67,14 @@ async fn admitted(
     context: &Context,
 ) -> Result<Result<Vec<DeviceNo>, CannotAdd>, sqlx::Error> {
     let (by, limits) = (new.by.user_id, &context.limits);
-    let devices = match &new.founding {
+    let (devices, users) = match &new.founding {
         Founding::Roster(others) => {
             let users = users(by, others);
             if let Err(full) = admit::fits(users.len(), limits) {
                 return Ok(Err(full));
             }
             match admit::devices_of(tx, &users).await? {
-                Ok(devices) => devices,
+                Ok(devices) => (devices, users),
                 Err(refusal) => return Ok(Err(refusal)),
             }
         }
@@ -85,10 +85,15 @@ async fn admitted(
             if let Err(refusal) = admit::joiners(tx, by, &founding.joiners, limits).await? {
                 return Ok(Err(refusal));
             }
-            vec![new.by.device_no]
+            let joiners = founding.joiners.iter().map(|joiner| joiner.device_no);
+            let all = std::iter::once(new.by.device_no).chain(joiners);
+            (vec![new.by.device_no], admit::users_of(tx, all).await?)
         }
     };
-    Ok(admit::room(tx, by, &devices, limits).await?.map(|()| devices))
+    if let Err(full) = admit::room(tx, by, &devices, limits).await? {
+        return Ok(Err(full));
+    }
+    Ok(admit::may_join(tx, new.group_id, &users, limits).await?.map(|()| devices))
 }
 
 async fn insert(tx: &mut SqliteConnection, new: &NewGroup, context: &Context) -> Result<(), sqlx::Error> {

@@ -50,6 +50,9 @@ pub(super) async fn change(
     if let Err(full) = admit::room(tx, change.by.user_id, &devices, &context.limits).await? {
         return refused(RosterChanged::CannotAdd(full));
     }
+    if let Err(full) = admit::may_join(tx, change.group_id, &plan.added, &context.limits).await? {
+        return refused(RosterChanged::CannotAdd(full));
+    }
     let (epoch, position, emitted) = write(tx, &change.by, &kept.group, &plan, &devices, &context).await?;
     Ok((RosterChanged::Changed(epoch, position), emitted))
 }
