@@ -133,7 +133,7 @@ fn commits(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("bulk");
     group.sample_size(10).measurement_time(Duration::from_secs(10));
     group.bench_function("add 1499", |bencher| {
-        bencher.iter(|| world.judge(&founder, black_box(&filling)).unwrap())
+        bencher.iter(|| world.judge(&founder, black_box(&filling)).unwrap());
     });
     group.finish();
     world.accept(&founder, &filling);

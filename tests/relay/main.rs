@@ -6,6 +6,7 @@
     unreachable_pub,
     reason = "a test fails by panicking, and a test binary has no public face"
 )]
+#![expect(clippy::similar_names, reason = "a group of three has a tree")]
 
 mod architecture;
 mod auth;

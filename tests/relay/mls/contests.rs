@@ -28,7 +28,7 @@ async fn of_two_commits_for_one_epoch_one_is_taken(backend: &Backend) {
     all_agree(&mut [&mut a, &mut b]).await;
     for round in 0..ROUNDS {
         let (first, second) = (a.mls.commit(Change::Update), b.mls.commit(Change::Update));
-        let (first, second) = (a.body_of(&first), b.body_of(&second));
+        let (first, second) = (Party::body_of(&first), Party::body_of(&second));
         let epoch = a.mls.epoch();
         let (one, other) = tokio::join!(a.publish(&first), b.publish(&second));
         let mut statuses = [one.status, other.status];
@@ -48,7 +48,7 @@ async fn a_repeated_commit_gets_the_first_answer(backend: &Backend) {
     a.add(&[b.device.user_id]).await.is(200);
     all_agree(&mut [&mut a, &mut b]).await;
     let bundle = a.mls.commit(Change::Update);
-    let body = a.body_of(&bundle);
+    let body = Party::body_of(&bundle);
     let path = a.path(&format!("commits/{}", a.device.user_id));
     let first = a.device.post(&path, &body).await.is(200);
     assert_eq!(a.device.post(&path, &body).await.is(200), first);
@@ -71,7 +71,7 @@ async fn a_killed_relay_leaves_group_and_log_in_agreement(backend: &Backend) {
     all_agree(&mut [&mut a, &mut b]).await;
     for round in 0..12_u64 {
         let bundle = a.mls.commit(Change::Update);
-        let body = a.body_of(&bundle);
+        let body = Party::body_of(&bundle);
         let path = a.path(&format!("commits/{}", a.device.user_id));
         let sending = tokio::spawn(
             a.device

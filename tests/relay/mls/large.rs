@@ -23,7 +23,7 @@ async fn fifteen_hundred_members_share_a_group(backend: &Backend) {
     let open = [("RATE_LIMIT_REGISTRATIONS", "100000"), ("ADDRESS_LIMIT_REGISTRATIONS", "100000")];
     let relay = backend.relay(&open).await;
     let url = relay.url();
-    let made = stream::iter(0..MEMBERS + 1).map(|index| {
+    let made = stream::iter(0..=MEMBERS).map(|index| {
         let url = url.clone();
         async move { Party::one_of_many(&url, LIBRARIES[index % 2], Manner::default()).await }
     });

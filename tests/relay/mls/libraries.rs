@@ -29,9 +29,9 @@ fn talk(members: &mut [Box<dyn MlsClient>]) {
 fn clients_of_both_libraries_share_a_group_in_every_suite_and_both_manners() {
     for suite in SUITES {
         for private in [false, true] {
-            for founder in 0..2 {
+            for founder in LIBRARIES {
                 let manner = Manner { suite, private };
-                let mut members = vec![LIBRARIES[founder]("a:phone", manner)];
+                let mut members = vec![founder("a:phone", manner)];
                 let group = Uuid::new_v4();
                 members[0].create(group);
                 let mut newcomers = [LIBRARIES[0]("b:phone", manner), LIBRARIES[1]("c:phone", manner)];

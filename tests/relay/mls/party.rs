@@ -126,7 +126,7 @@ impl Party {
     }
 
     /// The body of a commit's request.
-    pub(super) fn body_of(&self, bundle: &Bundle) -> Value {
+    pub(super) fn body_of(bundle: &Bundle) -> Value {
         let mut body = json!({"commit": b64(&bundle.commit), "group_info": b64(&bundle.group_info)});
         if let Some(welcome) = &bundle.welcome {
             body["welcome"] = b64(welcome).into();
@@ -148,7 +148,7 @@ impl Party {
     /// Commits and sends it.
     pub(super) async fn commit(&mut self, change: Change) -> Answer {
         let bundle = self.mls.commit(change);
-        let body = self.body_of(&bundle);
+        let body = Self::body_of(&bundle);
         self.publish(&body).await
     }
 
@@ -164,7 +164,7 @@ impl Party {
     /// Removes a member; in private mode with the declaration that the relay needs.
     pub(super) async fn remove(&mut self, other: &Self) -> Answer {
         let bundle = self.mls.commit(Change::Remove(vec![other.leaf_as_seen_by(self)]));
-        let mut body = self.body_of(&bundle);
+        let mut body = Self::body_of(&bundle);
         if self.manner.private {
             let (user, device) = (other.device.user_id, &other.device.device_id);
             body["removed"] = json!([{"user_id": user, "device_id": device}]);
@@ -185,7 +185,7 @@ impl Party {
         let old = self.own_leaf().await;
         let bundle = self.mls.join_externally(&group_info, &tree, old);
         let commits = format!("commits/{}", self.device.user_id);
-        let answer = self.with_token(Method::POST, &commits, Some(&self.body_of(&bundle)), token).await;
+        let answer = self.with_token(Method::POST, &commits, Some(&Self::body_of(&bundle)), token).await;
         self.removed &= answer.status != 200;
         answer
     }

@@ -57,13 +57,13 @@ async fn a_commit_whose_bytes_were_bent_is_refused(backend: &Backend) {
     let step = (bundle.commit.len() / 60).max(1);
     let last = bundle.commit.len() - 80;
     for at in (0..last).step_by(step).chain(last..bundle.commit.len() - 33) {
-        let mut body = a.body_of(&bundle);
+        let mut body = Party::body_of(&bundle);
         body["commit"] = b64(bent(&bundle.commit, at)).into();
         let answer = post_commit(&a, &body).await;
         assert!((400..500).contains(&answer.status), "byte {at}: {answer:?}");
     }
     assert_eq!(picture(&b).await, before);
-    let body = a.body_of(&bundle);
+    let body = Party::body_of(&bundle);
     a.publish(&body).await.is(200);
     all_agree(&mut [&mut a, &mut b]).await;
 }
@@ -74,20 +74,20 @@ async fn a_group_info_whose_bytes_were_bent_is_refused(backend: &Backend) {
     let bundle = a.mls.commit(Change::Update);
     let before = picture(&b).await;
     for at in 0..bundle.group_info.len() {
-        let mut body = a.body_of(&bundle);
+        let mut body = Party::body_of(&bundle);
         body["group_info"] = b64(bent(&bundle.group_info, at)).into();
         let answer = post_commit(&a, &body).await;
         assert!((400..500).contains(&answer.status), "byte {at}: {answer:?}");
     }
     let other = b.mls.commit(Change::Update);
-    let mut body = a.body_of(&bundle);
+    let mut body = Party::body_of(&bundle);
     body["group_info"] = b64(&other.group_info).into();
     post_commit(&a, &body).await.refused(422, "bad-group-info");
     body.as_object_mut().unwrap().remove("group_info");
     assert_eq!(post_commit(&a, &body).await.status, 400);
     b.mls.refused();
     assert_eq!(picture(&b).await, before);
-    let body = a.body_of(&bundle);
+    let body = Party::body_of(&bundle);
     a.publish(&body).await.is(200);
     all_agree(&mut [&mut a, &mut b]).await;
 }
@@ -103,7 +103,7 @@ async fn a_welcome_must_be_for_exactly_those_who_are_added(backend: &Backend) {
     let before = picture(&b).await;
     let packages = a.claim(c.device.user_id).await;
     let bundle = a.mls.commit(Change::Add(packages));
-    let good = a.body_of(&bundle);
+    let good = Party::body_of(&bundle);
     let mut without = good.clone();
     without.as_object_mut().unwrap().remove("welcome");
     post_commit(&a, &without).await.refused(422, "welcome-mismatch");
@@ -114,10 +114,10 @@ async fn a_welcome_must_be_for_exactly_those_who_are_added(backend: &Backend) {
     a.publish(&good).await.is(200);
     all_agree(&mut [&mut a, &mut b, &mut c]).await;
     let update = a.mls.commit(Change::Update);
-    let mut superfluous = a.body_of(&update);
+    let mut superfluous = Party::body_of(&update);
     superfluous["welcome"] = b64(&foreign).into();
     post_commit(&a, &superfluous).await.refused(422, "welcome-mismatch");
-    let body = a.body_of(&update);
+    let body = Party::body_of(&update);
     a.publish(&body).await.is(200);
     all_agree(&mut [&mut a, &mut b, &mut c]).await;
     d.catch_up().await;
@@ -144,7 +144,7 @@ async fn a_commit_is_no_message_and_a_message_no_commit(backend: &Backend) {
     let send = a.path(&format!("send/{}", a.device.user_id));
     let sent = a.device.post(&send, &json!({"ciphertext": b64(&bundle.commit)})).await;
     assert_eq!(sent.status, 422, "{sent:?}");
-    let good = a.body_of(&bundle);
+    let good = Party::body_of(&bundle);
     let sealed = b.mls.seal(b"text");
     let mut message = good.clone();
     message["commit"] = b64(&sealed).into();
@@ -166,7 +166,7 @@ async fn strangers_and_removed_members_find_no_group(backend: &Backend) {
             let answer = outsider.device.get(path.trim_end_matches('/')).await;
             assert_eq!((answer.status, answer.code()), (404, "not-found"), "{what}: {answer:?}");
         }
-        post_commit(outsider, &outsider.body_of(&bundle)).await.refused(404, "not-found");
+        post_commit(outsider, &Party::body_of(&bundle)).await.refused(404, "not-found");
     }
     stranger.device.get(&stranger.path("tree?epoch=1")).await.refused(404, "not-found");
     // It may still have to open its Welcome.
@@ -199,7 +199,7 @@ async fn a_commit_for_another_group_is_refused(backend: &Backend) {
     let (mut a, _b) = pair(&relay.url()).await;
     let first = a.group;
     let bundle = a.mls.commit(Change::Update);
-    let body = a.body_of(&bundle);
+    let body = Party::body_of(&bundle);
     a.mls.refused();
     let mut again = Party::with(a.device, LIBRARIES[0], Manner::default()).await;
     again.found("none").await;

@@ -60,7 +60,7 @@ impl Member {
     }
 }
 
-fn wire(message: impl Serialize) -> Bytes {
+fn wire(message: &impl Serialize) -> Bytes {
     message.tls_serialize_detached().unwrap().into()
 }
 
@@ -77,13 +77,14 @@ fn whoever_comes_with_a_new_requirement_can_do_what_it_asks() {
     let mut group =
         MlsGroup::new_with_group_id(&founder.provider, &founder.signer, &config, id, founder.credential())
             .unwrap();
-    let group_info = wire(group.export_group_info(founder.provider.crypto(), &founder.signer, true).unwrap());
+    let group_info =
+        wire(&group.export_group_info(founder.provider.crypto(), &founder.signer, true).unwrap());
     let mut world = World::founded(&founder, group_id, Manner::default(), &group_info, None);
 
     for (able, expected) in [(false, Err(CommitFault::Capabilities.into())), (true, Ok(()))] {
         let joiner = member(2 + u128::from(able));
         let package = joiner.package(if able { &[NEW] } else { &[] });
-        let message = MlsMessage::from_bytes(&wire(MlsMessageOut::from(package.clone()))).unwrap();
+        let message = MlsMessage::from_bytes(&wire(&MlsMessageOut::from(package.clone()))).unwrap();
         world.packages.push(known(&joiner.caller, &message, CipherSuite::X25519Aes128));
         let required = RequiredCapabilitiesExtension::new(&[NEW], &[], &[]);
         let extensions = vec![
@@ -104,9 +105,9 @@ fn whoever_comes_with_a_new_requirement_can_do_what_it_asks() {
             .unwrap();
         let (commit, welcome, group_info) = bundle.into_messages();
         let sent = Sent {
-            commit: wire(commit),
-            group_info: wire(group_info.unwrap()),
-            welcome: welcome.map(wire),
+            commit: wire(&commit),
+            group_info: wire(&group_info.unwrap()),
+            welcome: welcome.as_ref().map(wire),
             removed: Vec::new(),
         };
         assert_eq!(world.judge(&founder, &sent).map(|_| ()), expected, "{able}");

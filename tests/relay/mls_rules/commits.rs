@@ -130,7 +130,7 @@ trait EachIndex {
 
 impl EachIndex for Vec<Session> {
     fn each_index(&self) -> Vec<u32> {
-        self.iter().map(|session| session.current_member_index()).collect()
+        self.iter().map(mls_rs::Group::current_member_index).collect()
     }
 }
 

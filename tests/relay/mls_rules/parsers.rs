@@ -73,8 +73,14 @@ fn read(genuine: &Genuine, message: &Bytes) {
     let mut at = three.world.at();
     at.epoch = Epoch(at.epoch.0);
     let sender = device.sender();
-    let _ = restante::groups::mls::judge_proposals(&at, &three.world.state, &sender, &[message.clone()], &[]);
-    let _ = restante::groups::mls::judge_proposals(&at, message, &sender, &[message.clone()], &[]);
+    let _ = restante::groups::mls::judge_proposals(
+        &at,
+        &three.world.state,
+        &sender,
+        std::slice::from_ref(message),
+        &[],
+    );
+    let _ = restante::groups::mls::judge_proposals(&at, message, &sender, std::slice::from_ref(message), &[]);
     let _ = restante::groups::mls::judge_private_proposal(&at, &three.world.group_info, &sender, message);
     let _ = restante::groups::mls::judge_private_proposal(&at, message, &sender, message);
 }

@@ -218,12 +218,11 @@ impl Log {
                 let window =
                     window_of(position).unwrap_or_else(|| panic!("{position} is outside of {windows:?}"));
                 assert!(window < joined.len(), "{position} came before the item of its window");
-                match before {
-                    Some(before) => assert_eq!(Some(position), next(before), "after {before}"),
-                    None => {
-                        assert!(position > connection.answered, "{position} had been acked");
-                        assert!(Some(position) <= next(connection.asked), "{position} is not the first");
-                    }
+                if let Some(before) = before {
+                    assert_eq!(Some(position), next(before), "after {before}");
+                } else {
+                    assert!(position > connection.answered, "{position} had been acked");
+                    assert!(Some(position) <= next(connection.asked), "{position} is not the first");
                 }
                 before = Some(position);
                 ever.insert(position);

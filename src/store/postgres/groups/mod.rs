@@ -20,21 +20,6 @@ pub(super) mod send;
 mod views;
 mod windows;
 
-#[cfg(test)]
-pub(super) mod statements {
-    //! The statements whose plans are tested.
-    pub(in super::super) use super::{
-        expiry::{ENDED_BODIES, OLD_ENTRIES},
-        joining::USE_PACKAGES,
-        log::{HEADS, PAGE},
-        openings::POST,
-        roster_rows::CROWDED,
-        send::{KNOWN, LOCK, LOCK_FREE, SENDERS, WRITE},
-        views::{GROUPS_OF, STANDING},
-        windows::{ACK, READABLE, READABLE_IN},
-    };
-}
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -243,4 +228,19 @@ impl GroupActs for PostgresStore {
         self.hand(handed);
         Ok(reset)
     }
+}
+
+#[cfg(test)]
+pub(super) mod statements {
+    //! The statements whose plans are tested.
+    pub(in super::super) use super::{
+        expiry::{ENDED_BODIES, OLD_ENTRIES},
+        joining::USE_PACKAGES,
+        log::{HEADS, PAGE},
+        openings::POST,
+        roster_rows::CROWDED,
+        send::{KNOWN, LOCK, LOCK_FREE, SENDERS, WRITE},
+        views::{GROUPS_OF, STANDING},
+        windows::{ACK, READABLE, READABLE_IN},
+    };
 }

@@ -39,7 +39,7 @@ fn capabilities(suite: Ciphersuite) -> Capabilities {
     )
 }
 
-fn bytes(message: impl Serialize) -> Vec<u8> {
+fn bytes(message: &impl Serialize) -> Vec<u8> {
     message.tls_serialize_detached().unwrap()
 }
 
@@ -86,7 +86,7 @@ impl MlsClient for Client {
         let builder = if last_resort { builder.mark_as_last_resort() } else { builder };
         let package =
             builder.build(self.suite, &self.provider, &self.signer, self.credential.clone()).unwrap();
-        bytes(MlsMessageOut::from(package.key_package().clone()))
+        bytes(&MlsMessageOut::from(package.key_package().clone()))
     }
 
     fn create(&mut self, group: Uuid) -> Made {
@@ -101,7 +101,7 @@ impl MlsClient for Client {
             MlsGroup::new_with_group_id(&self.provider, &self.signer, &config, id, self.credential.clone())
                 .unwrap();
         let group_info = made.export_group_info(self.provider.crypto(), &self.signer, false).unwrap();
-        let made_bytes = Made { group_info: bytes(group_info), tree: bytes(made.export_ratchet_tree()) };
+        let made_bytes = Made { group_info: bytes(&group_info), tree: bytes(&made.export_ratchet_tree()) };
         self.group = Some(made);
         made_bytes
     }
@@ -134,7 +134,11 @@ impl MlsClient for Client {
             .stage_commit(&self.provider)
             .unwrap();
         let (commit, welcome, group_info) = bundle.into_messages();
-        Bundle { commit: bytes(commit), group_info: bytes(group_info.unwrap()), welcome: welcome.map(bytes) }
+        Bundle {
+            commit: bytes(&commit),
+            group_info: bytes(&group_info.unwrap()),
+            welcome: welcome.as_ref().map(bytes),
+        }
     }
 
     fn accepted(&mut self) {
@@ -175,7 +179,7 @@ impl MlsClient for Client {
             .unwrap();
         self.group = Some(group);
         let (commit, _, group_info) = bundle.into_messages();
-        Bundle { commit: bytes(commit), group_info: bytes(group_info.unwrap()), welcome: None }
+        Bundle { commit: bytes(&commit), group_info: bytes(&group_info.unwrap()), welcome: None }
     }
 
     fn receive(&mut self, message: &[u8]) -> Result<Received, String> {
@@ -202,20 +206,20 @@ impl MlsClient for Client {
     }
 
     fn seal(&mut self, plaintext: &[u8]) -> Vec<u8> {
-        bytes(self.group.as_mut().unwrap().create_message(&self.provider, &self.signer, plaintext).unwrap())
+        bytes(&self.group.as_mut().unwrap().create_message(&self.provider, &self.signer, plaintext).unwrap())
     }
 
     fn propose_leave(&mut self) -> Vec<u8> {
-        bytes(self.group.as_mut().unwrap().leave_group(&self.provider, &self.signer).unwrap())
+        bytes(&self.group.as_mut().unwrap().leave_group(&self.provider, &self.signer).unwrap())
     }
 
     fn propose_self_remove(&mut self) -> Option<Vec<u8>> {
         let group = self.group.as_mut().unwrap();
-        Some(bytes(group.leave_group_via_self_remove(&self.provider, &self.signer).unwrap()))
+        Some(bytes(&group.leave_group_via_self_remove(&self.provider, &self.signer).unwrap()))
     }
 
     fn tree(&self) -> Vec<u8> {
-        bytes(self.group().export_ratchet_tree())
+        bytes(&self.group().export_ratchet_tree())
     }
 
     fn epoch(&self) -> u64 {

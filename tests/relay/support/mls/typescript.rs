@@ -35,7 +35,9 @@ pub(crate) fn ts_mls(identity: &str, manner: Manner) -> Box<dyn MlsClient> {
         .unwrap();
     let (stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
     let mut peer = Peer { process, stdin, stdout: BufReader::new(stdout) };
-    peer.act(json!({"act": "begin", "identity": identity, "suite": manner.suite, "private": manner.private}));
+    peer.act(
+        &json!({"act": "begin", "identity": identity, "suite": manner.suite, "private": manner.private}),
+    );
     Box::new(Shared(std::cell::RefCell::new(peer)))
 }
 
@@ -46,7 +48,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn ask(&mut self, request: Value) -> Result<Value, String> {
+    fn ask(&mut self, request: &Value) -> Result<Value, String> {
         writeln!(self.stdin, "{request}").unwrap();
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
@@ -57,7 +59,7 @@ impl Peer {
         }
     }
 
-    fn act(&mut self, request: Value) -> Value {
+    fn act(&mut self, request: &Value) -> Value {
         self.ask(request).unwrap()
     }
 }
@@ -73,12 +75,12 @@ impl Drop for Peer {
 struct Shared(std::cell::RefCell<Peer>);
 
 impl Shared {
-    fn act(&self, request: Value) -> Value {
+    fn act(&self, request: &Value) -> Value {
         self.0.borrow_mut().act(request)
     }
 
     fn ask_for(&self, act: &str) -> Value {
-        self.act(json!({ "act": act }))
+        self.act(&json!({ "act": act }))
     }
 }
 
@@ -93,16 +95,16 @@ impl MlsClient for Shared {
     }
 
     fn key_package(&mut self, last_resort: bool) -> Vec<u8> {
-        unb64(&self.act(json!({"act": "key_package", "last_resort": last_resort}))["key_package"])
+        unb64(&self.act(&json!({"act": "key_package", "last_resort": last_resort}))["key_package"])
     }
 
     fn create(&mut self, group: Uuid) -> Made {
-        let made = self.act(json!({"act": "create", "group": b64(group.as_bytes())}));
+        let made = self.act(&json!({"act": "create", "group": b64(group.as_bytes())}));
         Made { group_info: unb64(&made["group_info"]), tree: unb64(&made["tree"]) }
     }
 
     fn commit(&mut self, change: Change) -> Bundle {
-        let made = self.act(match change {
+        let made = self.act(&match change {
             Change::Update => json!({"act": "commit"}),
             Change::Add(packages) => {
                 json!({"act": "commit", "add": packages.iter().map(b64).collect::<Vec<_>>()})
@@ -125,7 +127,7 @@ impl MlsClient for Shared {
     }
 
     fn join(&mut self, welcome: &[u8], tree: Option<&[u8]>) {
-        self.act(json!({"act": "join", "welcome": b64(welcome), "tree": tree.map(b64)}));
+        self.act(&json!({"act": "join", "welcome": b64(welcome), "tree": tree.map(b64)}));
     }
 
     fn join_externally(&mut self, _: &[u8], _: &[u8], _: Option<u32>) -> Bundle {
@@ -133,7 +135,7 @@ impl MlsClient for Shared {
     }
 
     fn receive(&mut self, message: &[u8]) -> Result<Received, String> {
-        let received = self.0.borrow_mut().ask(json!({"act": "receive", "message": b64(message)}))?;
+        let received = self.0.borrow_mut().ask(&json!({"act": "receive", "message": b64(message)}))?;
         Ok(if received["application"].is_string() {
             Received::Application(unb64(&received["application"]))
         } else if received["removed"] == true {
@@ -146,7 +148,7 @@ impl MlsClient for Shared {
     }
 
     fn seal(&mut self, plaintext: &[u8]) -> Vec<u8> {
-        unb64(&self.act(json!({"act": "seal", "plaintext": b64(plaintext)}))["message"])
+        unb64(&self.act(&json!({"act": "seal", "plaintext": b64(plaintext)}))["message"])
     }
 
     fn propose_leave(&mut self) -> Vec<u8> {
