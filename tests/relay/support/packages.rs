@@ -88,7 +88,7 @@ impl MlsKey {
     fn made(&self, identity: &str, from: Timestamp, life: Duration, extensions: ExtensionList) -> Vec<u8> {
         // A moment ago: the very second it begins in does not count as begun.
         let from = MlsTime::from(from.seconds().unsigned_abs() - 60);
-        let client = self.client(identity, life + Duration::from_secs(60));
+        let client = self.client(identity, life + Duration::from_mins(1));
         let message = client.generate_key_package_message(extensions, ExtensionList::default(), Some(from));
         message.unwrap().to_bytes().unwrap()
     }
