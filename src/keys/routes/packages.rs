@@ -20,7 +20,7 @@ use crate::{
 /// Adds key packages: all or nothing, and the same upload again does no harm.
 #[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = PackagesAnswer),
-    (status = 422, description = "`invalid-key-package` with a `reason`, `package-reused`, `unknown-signature-key`, \
+    (status = 422, description = "`invalid-key-package` with a reason, `package-reused`, `unknown-signature-key`, \
         `too-many-packages`")))]
 #[post("/packages/{user_id}/{device_id}")]
 pub(super) async fn add_packages(

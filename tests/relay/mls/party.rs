@@ -231,6 +231,14 @@ impl Party {
             let path = format!("/api/v1/messages/queue/{}/{}", self.device.user_id, self.device.device_id);
             let queue = self.device.get(&format!("{path}?limit=100")).await.is(200);
             let mut ids: Vec<Value> = Vec::new();
+            let logs = queue["groups"].as_array().unwrap();
+            let entries: Vec<_> = logs.iter().flat_map(|log| log["entries"].as_array().unwrap()).collect();
+            // A Welcome is for the group as it was made anew, not for what came before that.
+            let former =
+                entries.iter().rposition(|entry| entry["kind"] == "reset").map_or(0, |last| last + 1);
+            for entry in &entries[..former] {
+                self.take(entry);
+            }
             for welcome in queue["welcomes"].as_array().unwrap() {
                 self.take_welcome(welcome).await;
                 ids.push(welcome["message_id"].clone());
@@ -238,14 +246,12 @@ impl Party {
             for notice in queue["notices"].as_array().unwrap() {
                 ids.push(notice["message_id"].clone());
             }
-            let mut positions = BTreeMap::new();
-            for log in queue["groups"].as_array().unwrap() {
-                for entry in log["entries"].as_array().unwrap() {
-                    self.take(entry);
-                    positions
-                        .insert(entry["group_id"].as_str().unwrap().to_owned(), entry["position"].clone());
-                }
+            for entry in &entries[former..] {
+                self.take(entry);
             }
+            let group_of = |entry: &&Value| entry["group_id"].as_str().unwrap().to_owned();
+            let positions: BTreeMap<_, _> =
+                entries.iter().map(|entry| (group_of(entry), entry["position"].clone())).collect();
             if ids.is_empty() && positions.is_empty() {
                 return;
             }

@@ -152,6 +152,10 @@ impl MlsClient for Client {
     fn join(&mut self, welcome: &[u8], tree_bytes: Option<&[u8]>) {
         let MlsMessageBodyIn::Welcome(welcome) = message(welcome) else { panic!("not a Welcome") };
         let tree = tree_bytes.map(tree);
+        // A group that was made anew under its id takes the former one's place.
+        if let Some(mut former) = self.group.take() {
+            former.delete(self.provider.storage()).unwrap();
+        }
         let staged =
             StagedWelcome::new_from_welcome(&self.provider, &self.join_config(), welcome, tree).unwrap();
         self.group = Some(staged.into_group(&self.provider).unwrap());
