@@ -46,6 +46,9 @@ pub struct Socket {
     pub protocol: Option<String>,
 }
 
+/// How long a client waits before it tries again.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// What arrives on a socket.
 #[derive(Debug)]
 pub enum Incoming {
@@ -55,11 +58,18 @@ pub enum Incoming {
 }
 
 impl Socket {
-    /// Opens a JSON socket of a device and takes its `hello`.
+    /// Opens a JSON socket of a device and takes its `hello`; tries again, as clients do, when the relay asks for that
+    /// (1013).
     pub async fn open(device: &Device) -> Self {
-        let mut socket = Self::connect(device, Format::Json, Door::Header).await.unwrap();
-        socket.expect("hello").await;
-        socket
+        for _ in 0..5 {
+            let mut socket = Self::connect(device, Format::Json, Door::Header).await.unwrap();
+            match socket.read(Instant::now() + PATIENCE).await {
+                Some(Incoming::Frame(hello)) if hello["type"] == "hello" => return socket,
+                Some(Incoming::Closed(Some(1013))) => tokio::time::sleep(RETRY).await,
+                other => panic!("no hello, but {other:?}"),
+            }
+        }
+        panic!("the relay asked again and again to try again")
     }
 
     /// Opens a socket; the error is what the relay answered instead.
