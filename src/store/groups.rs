@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::domain::{
     Caller, CipherSuite, DeviceNo, Epoch, ExternalJoin, Group, GroupId, GroupReceipt, Handshake, InviteId,
-    KeyPackageRef, LogEntry, Member, MessageId, Position, Role, Timestamp, UserId, Window,
+    KeyPackageRef, LogEntry, Member, Position, Role, Timestamp, UserId, Window,
 };
 
 /// Proposals that a group may have pending.
@@ -412,12 +412,6 @@ pub struct LogPage {
     pub head: Position,
     /// The first position that is left; `head + 1` when none is.
     pub oldest: Position,
-}
-
-/// The id of an entry that no client named: made by the store when it enters one.
-#[must_use]
-pub(super) fn entry_id(now: Timestamp) -> MessageId {
-    MessageId::fresh(now)
 }
 
 /// The lowest epoch from which an MLS group takes application messages once it is in `epoch`: at most `past` before it, and

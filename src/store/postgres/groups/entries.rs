@@ -6,10 +6,7 @@ use bytes::Bytes;
 use sqlx::{Error, PgConnection};
 
 use super::super::rows::at;
-use crate::{
-    domain::{Caller, DeviceNo, EntryKind, Epoch, GroupId, LogEntry, Position, Timestamp},
-    store::groups::entry_id,
-};
+use crate::domain::{Caller, DeviceNo, EntryKind, Epoch, GroupId, LogEntry, MessageId, Position, Timestamp};
 
 /// An entry that an act writes: a handshake, a change of the roster, a reset.
 pub(super) struct NewEntry {
@@ -30,7 +27,7 @@ pub(super) async fn enter(
     new: NewEntry,
     now: Timestamp,
 ) -> Result<Arc<LogEntry>, Error> {
-    let message_id = entry_id(now);
+    let message_id = MessageId::fresh(now);
     let closes: Vec<i64> = new.closes.iter().map(|device| device.0).collect();
     sqlx::query(
         "INSERT INTO group_log (group_id, position, kind, message_id, digest, sender_no, sender_id, epoch, \

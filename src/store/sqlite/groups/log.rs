@@ -11,8 +11,8 @@ use super::{
     rows as columns,
 };
 use crate::{
-    domain::{Caller, DeviceNo, EntryKind, Epoch, GroupId, LogEntry, Position, Timestamp},
-    store::{LogPage, groups::entry_id},
+    domain::{Caller, DeviceNo, EntryKind, Epoch, GroupId, LogEntry, MessageId, Position, Timestamp},
+    store::LogPage,
 };
 
 /// An entry that the store itself names.
@@ -35,7 +35,7 @@ impl Entered<'_> {
             group_id: self.group,
             position: self.position,
             kind: self.kind,
-            message_id: entry_id(now),
+            message_id: MessageId::fresh(now),
             sender_id: self.by.user_id,
             sender_device_id: self.by.device_id.clone(),
             message_type: None,
