@@ -26,8 +26,6 @@ pub(super) struct Party {
     pub(super) read: Vec<Vec<u8>>,
     /// Whether a commit took this device out.
     pub(super) removed: bool,
-    /// Own messages, which come back in the log and cannot be opened by their sender.
-    sent: Vec<Value>,
 }
 
 impl Party {
@@ -57,17 +55,7 @@ impl Party {
         let identity = format!("{}:{}", device.user_id, device.device_id);
         let mls = library(&identity, manner);
         let (group, position) = (Uuid::nil(), 0);
-        let party = Self {
-            device,
-            mls,
-            manner,
-            group,
-            position,
-            skipped: 0,
-            read: vec![],
-            removed: false,
-            sent: vec![],
-        };
+        let party = Self { device, mls, manner, group, position, skipped: 0, read: vec![], removed: false };
         party.register_signature_key().await.is(200);
         party
     }
@@ -218,11 +206,7 @@ impl Party {
     pub(super) async fn say(&mut self, text: &[u8]) -> Answer {
         let sealed = b64(self.mls.seal(text));
         let path = self.path(&format!("send/{}", self.device.user_id));
-        let answer = self.device.post(&path, &json!({"ciphertext": sealed})).await;
-        if answer.status == 201 {
-            self.sent.push(answer["message_id"].clone());
-        }
-        answer
+        self.device.post(&path, &json!({"ciphertext": sealed})).await
     }
 
     /// Reads what waits, in order, until nothing does; acks it.
