@@ -5,4 +5,5 @@ mod large;
 mod libraries;
 mod party;
 mod refusals;
+mod restored;
 mod sharing;

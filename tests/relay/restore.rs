@@ -3,4 +3,4 @@
 
 mod drill;
 mod refusals;
-mod scripts;
+pub mod scripts;
