@@ -2,9 +2,9 @@
 
 use std::{collections::HashMap, future::pending, mem, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
 use tokio::{sync::oneshot, time::Instant};
 
+use super::errand::Errand;
 use crate::{
     domain::{DeviceNo, GroupId, Position},
     store::{Store, StoreError},
@@ -24,7 +24,7 @@ pub(super) struct TooMany;
 #[derive(Default)]
 pub(super) struct Acks {
     waiting: Batch,
-    storing: Option<(Batch, BoxFuture<'static, Result<(), StoreError>>)>,
+    storing: Option<(Batch, Errand<Result<(), StoreError>>)>,
     /// When the last act began, or failed.
     last: Option<Instant>,
 }
@@ -79,7 +79,7 @@ impl Acks {
         let batch = mem::take(&mut self.waiting);
         let acks: Vec<_> = batch.acks.iter().map(|(group, position)| (*group, *position)).collect();
         let store = Arc::clone(store);
-        self.storing = Some((batch, Box::pin(async move { store.ack_entries(device, &acks).await })));
+        self.storing = Some((batch, Errand::start(async move { store.ack_entries(device, &acks).await })));
         self.last = Some(now);
     }
 

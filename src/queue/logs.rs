@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 pub(super) use log::Give;
 use log::{Log, Step};
 use tokio::time::Instant;
 
 use super::{
     Queue,
+    errand::Errand,
     reading::{Opened, Seats},
 };
 use crate::{
@@ -55,7 +55,7 @@ pub(super) struct Logs {
     windows_wanted: VecDeque<(GroupId, Option<Position>)>,
     /// Groups whose logs must be read.
     pages_wanted: VecDeque<GroupId>,
-    asked: Option<BoxFuture<'static, Asked>>,
+    asked: Option<Errand<Asked>>,
     /// What was read last, until it was given.
     page: Option<(GroupId, Stretch)>,
     /// Where the last window ended of groups that the device was taken out of: what was given is not given again when it
@@ -171,16 +171,11 @@ impl Logs {
         self.asked = self.next_question(queue, line, stuck);
     }
 
-    fn next_question(
-        &mut self,
-        queue: &Arc<Queue>,
-        line: &Arc<Line>,
-        stuck: bool,
-    ) -> Option<BoxFuture<'static, Asked>> {
+    fn next_question(&mut self, queue: &Arc<Queue>, line: &Arc<Line>, stuck: bool) -> Option<Errand<Asked>> {
         let (queue, device) = (Arc::clone(queue), self.device);
         if !self.opened {
             let seats = Seats { line: Arc::clone(line), taken: None };
-            return Some(Box::pin(async move {
+            return Some(Errand::start(async move {
                 Asked::Windows(None, queue.open_logs(device, None, seats).await)
             }));
         }
@@ -190,21 +185,21 @@ impl Logs {
             }
             let taken = self.of.contains_key(&group).then_some(group);
             let seats = Seats { line: Arc::clone(line), taken };
-            return Some(Box::pin(async move {
+            return Some(Errand::start(async move {
                 Asked::Windows(Some(group), queue.open_logs(device, Some(group), seats).await)
             }));
         }
         while let Some(group) = self.pages_wanted.pop_front() {
             let Some(log) = self.of.get(&group) else { continue };
             let (room, seen) = (Arc::clone(log.watch.room()), log.seen());
-            return Some(Box::pin(
-                async move { Asked::Page(group, queue.read_log(&room, group, seen).await) },
-            ));
+            return Some(Errand::start(async move {
+                Asked::Page(group, queue.read_log(&room, group, seen).await)
+            }));
         }
         let unknown = |(gate, _): &&(Position, GroupId)| !self.known_gates.contains(gate);
         let (gate, group) = *self.gated.iter().find(unknown).filter(|_| stuck)?;
         self.known_gates.insert(gate);
-        Some(Box::pin(async move { Asked::Gate(group, gate, queue.is_gone(device, gate).await) }))
+        Some(Errand::start(async move { Asked::Gate(group, gate, queue.is_gone(device, gate).await) }))
     }
 
     /// Waits for what the store was asked for. Nothing is lost when the future is dropped.

@@ -2,6 +2,7 @@
 
 mod acks;
 mod cursor;
+mod errand;
 mod frames;
 mod inbox;
 mod logs;

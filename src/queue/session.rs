@@ -14,7 +14,7 @@ use std::{
 };
 
 use actix_web::rt;
-use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use goodbye::Goodbye;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
@@ -24,6 +24,7 @@ use super::{
     Queue,
     acks::Acks,
     cursor::Cursor,
+    errand::Errand,
     frames::{Format, ServerFrame},
     inbox::{Inbound, Inbox},
     logs::Logs,
@@ -64,7 +65,7 @@ pub(super) struct Sockets {
 }
 
 /// What a request became, to be written when it is ready.
-type Answer = LocalBoxFuture<'static, Option<ServerFrame>>;
+type Answer = Errand<Option<ServerFrame>>;
 
 /// An item that was written.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{Goodbye, Session};
@@ -15,6 +14,7 @@ use crate::{
     messages::{SendBody, SendFrame, SendRequest, SentAnswer},
     queue::{
         acks::TooMany,
+        errand::Errand,
         frames::{ClientFrame, Sent, ServerFrame, read},
     },
     store::{Mark, StoreError},
@@ -62,7 +62,7 @@ impl Session {
         let request = SendRequest::try_from(SendBody::from(frame))?;
         // The send takes its place here, so that a socket's sends keep their order.
         let sent = self.sockets.messages.send(self.caller.clone(), request);
-        self.answers.push(Box::pin(async move {
+        self.answers.push(Errand::start(async move {
             Some(match sent.await {
                 Ok(sent) => ServerFrame::Sent { reference, answer: Sent::Message(SentAnswer::from(sent)) },
                 Err(refusal) => ServerFrame::error(reference, &refusal.into()),
@@ -76,7 +76,7 @@ impl Session {
         let request = GroupSendRequest::try_from(frame)?;
         // It takes its place here, like a send.
         let sent = self.sockets.groups.send(self.caller.clone(), request);
-        self.answers.push(Box::pin(async move {
+        self.answers.push(Errand::start(async move {
             Some(match sent.await {
                 Ok(sent) => ServerFrame::Sent { reference, answer: Sent::Group(GroupSentAnswer::from(sent)) },
                 Err(refusal) => ServerFrame::error(reference, &refusal.into()),
@@ -118,7 +118,7 @@ impl Session {
         }
         let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
         let queue = Arc::clone(&self.sockets.queue);
-        self.answers.push(Box::pin(async move {
+        self.answers.push(Errand::start(async move {
             let mut done = Ok(0);
             if let Some(erased) = erased {
                 done = erased.await;
@@ -140,15 +140,12 @@ impl Session {
 
     fn mark_read(&self, reference: Option<String>, message_id: MessageId) {
         let (messages, caller) = (Arc::clone(&self.sockets.messages), self.caller.clone());
-        self.answers.push(
-            async move {
-                match messages.mark(&caller, message_id, Mark::Read).await {
-                    Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),
-                    Err(refusal) => Some(ServerFrame::error(reference, &refusal.into())),
-                }
+        self.answers.push(Errand::start(async move {
+            match messages.mark(&caller, message_id, Mark::Read).await {
+                Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),
+                Err(refusal) => Some(ServerFrame::error(reference, &refusal.into())),
             }
-            .boxed_local(),
-        );
+        }));
     }
 
     /// Goes on with a fresh token of the same device.
