@@ -25,14 +25,14 @@ const BASIC: u16 = 1;
 const COMMIT: u8 = 3;
 
 /// Checks an external commit by which the calling device comes in, and which removes a leaf exactly if the device has one. Of
-/// the leaf that it removes no more can be seen than that it is one.
-pub(super) fn check_external_commit(
-    message: &[u8],
+/// the leaf that it removes no more can be seen than that it is one. Returns the confirmation tag, which is not signed.
+pub(super) fn check_external_commit<'a>(
+    message: &'a [u8],
     context: &[u8],
     suite: CipherSuite,
     sender: &Sender<'_>,
     has_leaf: bool,
-) -> Result<(), Refusal> {
+) -> Result<&'a [u8], Refusal> {
     let mut reader = content(message)?;
     let (inits, removes) = count_proposals(Reader::new(reader.vector()?))?;
     if inits != 1 || removes > 1 {
@@ -49,9 +49,10 @@ pub(super) fn check_external_commit(
     check_leaf(&mut reader, suite, sender)?;
     let _nodes = reader.vector()?;
     let signed = signed_part(message, reader);
-    let (signature, _confirmation_tag) = (reader.vector()?, reader.vector()?);
+    let (signature, confirmation_tag) = (reader.vector()?, reader.vector()?);
     reader.end()?;
-    verify(signed, context, suite, sender, signature)
+    verify(signed, context, suite, sender, signature)?;
+    Ok(confirmation_tag)
 }
 
 /// Checks a `SelfRemove` of the calling device.

@@ -10,8 +10,9 @@ use openmls::{
 use tls_codec::{Deserialize as _, Serialize as _};
 
 use super::{
-    GroupInfoFault,
+    GroupInfoFault, NotMls,
     provider::{self, Verifier},
+    reader::Reader,
 };
 use crate::domain::{CipherSuite, Epoch, ExternalJoin, GroupId};
 
@@ -53,6 +54,16 @@ pub(super) fn check_place(
         return Err(GroupInfoFault::NoExternalPub);
     }
     Ok(())
+}
+
+/// The confirmation tag of a `GroupInfo` that [`parse`] takes.
+pub(super) fn confirmation_tag(message: &[u8]) -> Result<&[u8], NotMls> {
+    let mut reader = Reader::new(message);
+    let (_version, _wire_format) = (reader.u16()?, reader.u16()?);
+    let (_version, _suite, _group_id) = (reader.u16()?, reader.u16()?, reader.vector()?);
+    let (_epoch, _tree_hash, _transcript_hash) = (reader.u64()?, reader.vector()?, reader.vector()?);
+    let (_of_context, _of_group_info) = (reader.vector()?, reader.vector()?);
+    reader.vector()
 }
 
 /// Whether its signature verifies under a key of the suite's scheme.

@@ -1,7 +1,7 @@
 //! Commits and proposals with private handshakes: the header orders them, and what else is visible is checked.
 //!
-//! Not visible are the proposals, who really goes, and the confirmation tag: a member can break such a group, and nothing here
-//! can tell. Who joins is read from the Welcome; who goes is declared.
+//! Not visible are the proposals, who really goes, and a member's confirmation tag: a member can break such a group, and nothing
+//! here can tell. Who joins is read from the Welcome; who goes is declared.
 
 use std::collections::BTreeSet;
 
@@ -49,13 +49,17 @@ pub fn judge_private_commit(
                 return Err(ProposalFault::External.into());
             }
             let context = context_of(current)?;
-            framed::check_external_commit(
+            let tag = framed::check_external_commit(
                 bundle.commit,
                 &context,
                 group.cipher_suite,
                 sender,
                 gone.is_some(),
             )?;
+            if group_info::confirmation_tag(bundle.group_info).map_err(|_| GroupInfoFault::Malformed)? != tag
+            {
+                return Err(GroupInfoFault::NotOfCommit.into());
+            }
             let external = ExternalLeaf { leaf_index: None, by_token: admitted.by_token };
             Changes { removed: gone.into_iter().collect(), external: Some(external), ..Changes::default() }
         }

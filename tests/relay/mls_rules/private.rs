@@ -162,11 +162,19 @@ fn an_external_commit_comes_in_the_open_under_the_policy() {
     let sent = entrance(&three, &invited, None);
     let judged = three.world.judge(&invited, &sent).unwrap();
     assert!(judged.external.unwrap().by_token && judged.removed.is_empty());
-    for at in (60..sent.commit.len() - 33).step_by(7) {
+    let altered = |at: usize| {
         let mut altered = sent.commit.to_vec();
         altered[at] ^= 8;
-        let altered = Sent { commit: altered.into(), ..sent.clone() };
-        assert!(three.world.judge(&invited, &altered).is_err(), "byte {at}");
+        Sent { commit: altered.into(), ..sent.clone() }
+    };
+    let tag = sent.commit.len() - 32;
+    for at in (60..tag).step_by(7) {
+        assert!(three.world.judge(&invited, &altered(at)).is_err(), "byte {at}");
+    }
+    // What is not signed is held against the GroupInfo.
+    for at in tag..sent.commit.len() {
+        let refusal = three.world.refusal(&invited, &altered(at));
+        assert_eq!(refusal, GroupInfoFault::NotOfCommit.into(), "byte {at}");
     }
     let removing = entrance(&three, &invited, Some(2));
     assert_eq!(three.world.refusal(&invited, &removing), ProposalFault::External.into());
