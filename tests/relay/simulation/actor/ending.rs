@@ -33,6 +33,8 @@ impl Actor {
     pub(in crate::simulation) async fn linger(&mut self) {
         let deadline = Instant::now() + LIVE;
         while self.open.is_some() {
+            // Some may expire while they are waited for.
+            self.ledger.clocks_are_at(self.world.times().1);
             let missing = self.ledger.missing(self.index);
             if missing.is_empty() {
                 return;
