@@ -276,7 +276,7 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
     let stalled = config.socket.stall + Duration::from_secs(5);
     let config = web::Data::new(config);
     let known = web::Data::new(api::known_paths());
-    let document = web::Data::new(api::DocumentText(api::document_text()));
+    let document = web::Data::new(api::Published::new());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(config.clone())
