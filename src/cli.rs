@@ -143,6 +143,9 @@ async fn serve(config: Config) -> Result<(), String> {
     if config.auth_mode == crate::config::AuthMode::Open {
         tracing::warn!("AUTH_MODE=open: every local caller is trusted; for experiments only");
     }
+    if config.metrics_token.is_none() && config.metrics_address.is_some_and(|at| !at.ip().is_loopback()) {
+        tracing::warn!("METRICS_ADDRESS can be reached from other machines, and METRICS_TOKEN is not set");
+    }
     let relay = app::start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
     announce(&relay, format);
     relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string())

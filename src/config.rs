@@ -35,6 +35,7 @@ pub struct Config {
     pub host: IpAddr,
     pub port: u16,
     pub metrics_address: Option<SocketAddr>,
+    pub metrics_token: Option<SecretString>,
     pub workers: usize,
     pub log_filter: String,
     pub log_format: LogFormat,
@@ -135,6 +136,7 @@ impl Config {
             port: reader.number("PORT", 8091, 0..=65_535),
             metrics_address: reader.address("METRICS_ADDRESS"),
             workers: reader.number("WORKERS", 0, 0..=1024),
+            metrics_token: reader.secret("METRICS_TOKEN"),
             log_filter: reader.directives("RUST_LOG", "warn,restante=info"),
             log_format: reader
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
