@@ -136,7 +136,7 @@ fn look(act: &Look, in_effect: &[InEffect]) {
 
 async fn serve(config: Config) -> Result<(), String> {
     let format = config.log_format;
-    telemetry::start(&config.log_filter, format)?;
+    let telemetry = telemetry::start(&config.log_filter, format, &config.traces)?;
     if !config.plaintext_guard {
         tracing::warn!("PLAINTEXT_GUARD=off: readable bodies are taken, and so the relay may hold plaintext");
     }
@@ -148,7 +148,11 @@ async fn serve(config: Config) -> Result<(), String> {
     }
     let relay = app::start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
     announce(&relay, format);
-    relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string())
+    let ended = relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string());
+    tokio::task::spawn_blocking(|| telemetry.finish())
+        .await
+        .map_err(|_| "the traces could not be finished")?;
+    ended
 }
 
 async fn backup(config: &Config, file: &Path) -> Result<(), String> {

@@ -18,7 +18,7 @@ use std::{
 pub use kinds::{
     AddressLimits, AdmissionAlgorithm, AdmissionSettings, AuthMode, ClientLimits, FetchLimits,
     ForwardedHeader, GroupLimits, LogFormat, MasterSecret, MlsSettings, Proxies, RegistrationMode,
-    SocketTimes,
+    SocketTimes, TraceSettings,
 };
 use reader::Reader;
 use secrecy::SecretString;
@@ -39,6 +39,7 @@ pub struct Config {
     pub workers: usize,
     pub log_filter: String,
     pub log_format: LogFormat,
+    pub traces: TraceSettings,
     pub data_dir: PathBuf,
     pub database_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
@@ -135,11 +136,15 @@ impl Config {
             host: reader.parsed("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), "an IP address"),
             port: reader.number("PORT", 8091, 0..=65_535),
             metrics_address: reader.address("METRICS_ADDRESS"),
-            workers: reader.number("WORKERS", 0, 0..=1024),
             metrics_token: reader.secret("METRICS_TOKEN"),
+            workers: reader.number("WORKERS", 0, 0..=1024),
             log_filter: reader.directives("RUST_LOG", "warn,restante=info"),
             log_format: reader
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
+            traces: TraceSettings {
+                endpoint: reader.url("OTEL_EXPORTER_OTLP_ENDPOINT", &["http://", "https://"]),
+                service: reader.text("OTEL_SERVICE_NAME", "restante"),
+            },
             data_dir: reader.text("DATA_DIR", "./restante-data").into(),
             database_url: reader.url("DATABASE_URL", &["postgres://", "postgresql://"]),
             redis_url: reader.redis("REDIS_URL"),

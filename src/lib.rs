@@ -74,7 +74,7 @@
 //! | [`app`] | the composition root: the one place that names engines |
 //! | [`api`] | the one list of routes, and the OpenAPI document and the page made from it |
 //! | [`jobs`] | the reconciler, the poll of revocations, expiry |
-//! | [`config`], [`cli`], [`telemetry`], [`metrics`] | settings, the command line, logs, figures |
+//! | [`config`], [`cli`], [`telemetry`], [`metrics`] | settings, the command line, logs and traces, figures |
 //!
 //! ## The way of one message
 //!
