@@ -1,5 +1,7 @@
 //! The one list of routes. The OpenAPI document comes from it.
 
+mod docs;
+
 use actix_web::{App, HttpResponse, Responder, get, http::Method, http::header, web};
 use utoipa::{
     Modify, OpenApi,
@@ -51,7 +53,8 @@ pub fn routes(services: &mut ServiceConfig<'_>) {
         .configure(messages::routes::routes)
         .configure(groups::routes::routes)
         .configure(queue::routes::routes)
-        .service(get_openapi);
+        .service(get_openapi)
+        .service(get_docs);
 }
 
 /// The OpenAPI document.
@@ -82,12 +85,42 @@ pub fn known_paths() -> KnownPaths {
     }))
 }
 
-/// The document's text, made once for all workers.
-pub struct DocumentText(pub String);
+/// The document's text and its page, made once for all workers.
+pub struct Published {
+    text: String,
+    page: docs::Page,
+}
+
+impl Published {
+    /// Makes both.
+    #[must_use]
+    pub fn new() -> Self {
+        let document = serde_json::to_value(document()).unwrap_or_default();
+        Self { text: document_text(), page: docs::page(&document) }
+    }
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// This document.
 #[utoipa::path(tag = "service", responses((status = 200, description = "the OpenAPI document")))]
 #[get("/api/v1/openapi.json")]
-async fn get_openapi(text: web::Data<DocumentText>) -> impl Responder {
-    HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "application/json")).body(text.0.clone())
+async fn get_openapi(published: web::Data<Published>) -> impl Responder {
+    HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "application/json")).body(published.text.clone())
+}
+
+/// This document as a page for a browser, without scripts and without anything from elsewhere.
+#[utoipa::path(tag = "service", responses((status = 200, description = "a page", content_type = "text/html", body = str)))]
+#[get("/docs")]
+async fn get_docs(published: web::Data<Published>) -> impl Responder {
+    HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .insert_header((header::CONTENT_SECURITY_POLICY, published.page.policy.as_str()))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((header::REFERRER_POLICY, "no-referrer"))
+        .body(published.page.html.clone())
 }

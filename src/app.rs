@@ -17,15 +17,17 @@ use actix_web::{
     web,
 };
 use tokio::{task::JoinHandle, time::timeout_at};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use utoipa_actix_web::AppExt;
 
 mod backup;
+mod crew;
 mod figures;
 mod parts;
 mod secrets;
 
 pub use backup::{AfterRestore, backup, newest_schema, restored};
+use crew::Crew;
 use parts::{Ground, Parts};
 use secrets::Secrets;
 
@@ -35,7 +37,7 @@ use crate::{
     config::{AuthMode, Config},
     domain::{Clock, Pseudonyms},
     hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
-    http::{frame, service::Health, unknown_path},
+    http::{frame, metrics::Guard, service::Health, unknown_path},
     jobs,
     queue::routes::SocketFloor,
     store::{self, Committed, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
@@ -96,9 +98,8 @@ pub struct Relay {
     floor: web::Data<SocketFloor>,
     server: ServerHandle,
     serving: JoinHandle<io::Result<()>>,
-    jobs: TaskTracker,
+    crew: Crew,
     stop_sockets: CancellationToken,
-    stop_jobs: CancellationToken,
     patience: Duration,
 }
 
@@ -125,17 +126,17 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
         }
     };
 
-    let (stop_sockets, stop_jobs, jobs) =
-        (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-    jobs.spawn(Arc::clone(&switchboard).carry(commits, stop_jobs.clone()));
-    jobs.spawn(Arc::clone(&switchboard).tidy(stop_jobs.clone()));
-    jobs.spawn(jobs::reconcile(Arc::clone(&store), Arc::clone(&switchboard), stop_jobs.clone()));
-    jobs.spawn(jobs::follow_revocations(Arc::clone(&authority), Arc::clone(&switchboard), stop_jobs.clone()));
-    jobs.spawn(jobs::keep_figures(stop_jobs.clone()));
-    jobs.spawn(jobs::expire(Arc::clone(&store), Arc::clone(&clock), stop_jobs.clone()));
-
+    let (stop_sockets, crew) = (CancellationToken::new(), Crew::new());
+    let stop = || crew.stop_signal();
+    crew.spawn("carry", Arc::clone(&switchboard).carry(commits, stop()));
+    crew.spawn("tidy", Arc::clone(&switchboard).tidy(stop()));
+    crew.spawn("reconcile", jobs::reconcile(Arc::clone(&store), Arc::clone(&switchboard), stop()));
+    let following = jobs::follow_revocations(Arc::clone(&authority), Arc::clone(&switchboard), stop());
+    crew.spawn("revocations", following);
+    crew.spawn("figures", jobs::keep_figures(stop()));
+    crew.spawn("expire", jobs::expire(Arc::clone(&store), Arc::clone(&clock), stop()));
     if let Some(admissions) = admissions.clone() {
-        jobs.spawn(admissions.follow(stop_jobs.clone()));
+        crew.spawn("admissions", admissions.follow(stop()));
     }
 
     let ground = Ground { store: Arc::clone(&store), switchboard, clock, authority, admissions, secrets };
@@ -143,18 +144,19 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     let (health, floor) = (parts.health.clone(), parts.floor.clone());
     let patience = config.shutdown_timeout;
     let figures = config.metrics_address.map(figures::bind).transpose();
+    let guard = web::Data::new(Guard(config.metrics_token.clone()));
     let listening = figures.and_then(|figures| Ok((figures, listen(config, parts)?)));
     let (figures, (server, addresses)) = match listening {
         Ok(listening) => listening,
         Err(error) => {
-            stop_jobs.cancel();
+            crew.stop();
             store.close().await;
             return Err(error);
         }
     };
     let handle = server.handle();
     let metrics_address = figures.map(|(listener, address)| {
-        jobs.spawn(figures::serve(listener, health.clone(), stop_jobs.clone()));
+        crew.spawn("metrics", figures::serve(listener, health.clone(), guard, crew.stop_signal()));
         address
     });
     Ok(Relay {
@@ -165,9 +167,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
         floor,
         server: handle,
         serving: tokio::spawn(server),
-        jobs,
+        crew,
         stop_sockets,
-        stop_jobs,
         patience,
     })
 }
@@ -192,18 +193,20 @@ impl Relay {
     }
 
     /// Runs until `asked` is ready, then stops gracefully: sockets get 1001 after the answers in flight, requests are
-    /// finished, what is being committed is committed; all of it within the shutdown timeout.
+    /// finished, what is being committed is committed; all of it within the shutdown timeout. It stops by itself when it
+    /// cannot go on whole: without the listener, or without one of its jobs.
     ///
     /// # Errors
-    /// When the listener failed.
+    /// When it stopped by itself.
     pub async fn run_until(mut self, asked: impl Future<Output = ()>) -> io::Result<()> {
         let failed = tokio::select! {
             ended = &mut self.serving => Some(ended),
+            () = self.crew.incomplete() => Some(Ok(Err(io::Error::other("a job of the relay ended by itself")))),
             () = asked => None,
         };
         self.stop().await;
         match failed {
-            Some(ended) => ended.map_err(io::Error::other)?,
+            Some(ended) => ended.map_err(io::Error::from)?,
             None => Ok(()),
         }
     }
@@ -220,9 +223,8 @@ impl Relay {
             tracing::warn!("some requests did not end in time");
         }
         // Nobody asks any more. What was committed is handed to hot delivery before that closes.
-        self.stop_jobs.cancel();
-        self.jobs.close();
-        if timeout_at(deadline, self.jobs.wait()).await.is_err() {
+        self.crew.stop();
+        if timeout_at(deadline, self.crew.ended()).await.is_err() {
             tracing::warn!("hot delivery was cut off; the store has everything");
         }
         self.health.switchboard.engine().close().await;
@@ -276,7 +278,7 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
     let stalled = config.socket.stall + Duration::from_secs(5);
     let config = web::Data::new(config);
     let known = web::Data::new(api::known_paths());
-    let document = web::Data::new(api::DocumentText(api::document_text()));
+    let document = web::Data::new(api::Published::new());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(config.clone())

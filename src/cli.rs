@@ -1,4 +1,4 @@
-//! The command line: serve (the default), migrate, openapi, healthcheck, and what backups need.
+//! The command line: serve (the default), migrate, openapi, healthcheck, config, and what backups need.
 
 use std::{
     io,
@@ -18,15 +18,19 @@ use tokio::{
 
 use crate::{
     api, app,
-    config::{Config, LogFormat},
+    config::{self, Config, InEffect, Loaded, LogFormat},
     domain::{Clock, SystemClock},
     telemetry,
 };
 
-/// A zero-knowledge relay for Signal and MLS clients. Settings come from the environment and .env; see .env.example.
+/// A zero-knowledge relay for Signal and MLS clients. Settings come from the environment, which wins, from the file named
+/// by --config and from .env; `restante config example` prints them all.
 #[derive(Debug, Parser)]
 #[command(name = "restante", version)]
 pub struct Arguments {
+    /// A TOML file with settings, beside the environment
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -41,6 +45,11 @@ enum Command {
     Openapi,
     /// Ask the relay of these settings whether it is ready; exit 0 if it is
     Healthcheck,
+    /// Look at the settings
+    Config {
+        #[command(subcommand)]
+        act: Look,
+    },
     /// Print the number of the newest schema that this relay knows
     Schema,
     /// Copy the embedded database to a new file, also while the relay runs, and print its schema (see scripts/backup)
@@ -50,6 +59,16 @@ enum Command {
     },
     /// Make a store that was restored from a backup fit to be served; always, and before it is (see scripts/restore)
     Restored,
+}
+
+#[derive(Debug, Subcommand)]
+enum Look {
+    /// Tell all faults of the settings; exit 0 if there are none, else 2
+    Check,
+    /// Print the settings in effect and where each comes from, without secrets
+    Print,
+    /// Print a settings file that describes every setting and shows its default
+    Example,
 }
 
 /// How long a health check waits.
@@ -68,10 +87,14 @@ impl Arguments {
                 println!("{}", app::newest_schema());
                 return ExitCode::SUCCESS;
             }
+            Command::Config { act: Look::Example } => {
+                print!("{}", config::example());
+                return ExitCode::SUCCESS;
+            }
             _ => {}
         }
-        let config = match Config::load() {
-            Ok(config) => config,
+        let Loaded { config, in_effect } = match Config::load(self.config.as_deref()) {
+            Ok(loaded) => loaded,
             Err(faults) => {
                 eprintln!("the settings have faults:\n{faults}");
                 return ExitCode::from(2);
@@ -83,6 +106,10 @@ impl Arguments {
             Command::Healthcheck => healthcheck(&config).await.map_err(|error| error.to_string()),
             Command::Backup { file } => backup(&config, &file).await,
             Command::Restored => restored(&config).await,
+            Command::Config { act } => {
+                look(&act, &in_effect);
+                Ok(())
+            }
             Command::Openapi | Command::Schema => Ok(()),
         };
         match done {
@@ -95,18 +122,37 @@ impl Arguments {
     }
 }
 
+fn look(act: &Look, in_effect: &[InEffect]) {
+    match act {
+        Look::Check => println!("the settings are sound"),
+        Look::Print => {
+            for InEffect { name, value, source } in in_effect {
+                println!("{name} = {value}  # {source}");
+            }
+        }
+        Look::Example => {}
+    }
+}
+
 async fn serve(config: Config) -> Result<(), String> {
     let format = config.log_format;
-    telemetry::start(&config.log_filter, format)?;
+    let telemetry = telemetry::start(&config.log_filter, format, &config.traces)?;
     if !config.plaintext_guard {
         tracing::warn!("PLAINTEXT_GUARD=off: readable bodies are taken, and so the relay may hold plaintext");
     }
     if config.auth_mode == crate::config::AuthMode::Open {
         tracing::warn!("AUTH_MODE=open: every local caller is trusted; for experiments only");
     }
+    if config.metrics_token.is_none() && config.metrics_address.is_some_and(|at| !at.ip().is_loopback()) {
+        tracing::warn!("METRICS_ADDRESS can be reached from other machines, and METRICS_TOKEN is not set");
+    }
     let relay = app::start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
     announce(&relay, format);
-    relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string())
+    let ended = relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string());
+    tokio::task::spawn_blocking(|| telemetry.finish())
+        .await
+        .map_err(|_| "the traces could not be finished")?;
+    ended
 }
 
 async fn backup(config: &Config, file: &Path) -> Result<(), String> {

@@ -1,25 +1,30 @@
-//! Every setting: read from the environment and `.env`, typed, checked, all faults told at once.
+//! Every setting: read from the environment, a file and `.env`, typed, checked, all faults told at once.
 //!
 //! `.env.example` describes each of them; a test holds that file against [`Config::known`].
 
 mod kinds;
+mod names;
 mod reader;
+mod shown;
+mod sources;
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 pub use kinds::{
     AddressLimits, AdmissionAlgorithm, AdmissionSettings, AuthMode, ClientLimits, FetchLimits,
     ForwardedHeader, GroupLimits, LogFormat, MasterSecret, MlsSettings, Proxies, RegistrationMode,
-    SocketTimes,
+    SocketTimes, TraceSettings,
 };
 use reader::Reader;
 use secrecy::SecretString;
+pub use shown::{InEffect, Kind, Known, example};
+use sources::Layer;
+pub use sources::Source;
 
 use crate::store;
 
@@ -30,9 +35,11 @@ pub struct Config {
     pub host: IpAddr,
     pub port: u16,
     pub metrics_address: Option<SocketAddr>,
+    pub metrics_token: Option<SecretString>,
     pub workers: usize,
     pub log_filter: String,
     pub log_format: LogFormat,
+    pub traces: TraceSettings,
     pub data_dir: PathBuf,
     pub database_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
@@ -61,60 +68,59 @@ pub struct Config {
     pub store_limits: store::Limits,
 }
 
-/// A setting's name and default as `.env.example` must show them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    /// The name.
-    pub name: &'static str,
-    /// The default; empty when there is none.
-    pub default: String,
-}
-
 /// Everything that is wrong with the settings, one line each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct Faults(pub Vec<String>);
 
+/// The settings, and where each comes from.
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// All of them as they may be shown.
+    pub in_effect: Vec<InEffect>,
+}
+
 impl Config {
-    /// Reads the settings from `.env` in the current folder, if there is one, and the environment, which wins.
+    /// Reads the settings from `.env` in the current folder, if there is one, from `file`, if one is named, and from the
+    /// environment. The later wins.
     ///
     /// # Errors
     /// All faults at once: values that cannot be, combinations that cannot be, names that look like typos.
-    pub fn load() -> Result<Self, Faults> {
-        let bad_line = || Faults(vec![".env holds a line that is not NAME=value".into()]);
-        let file = match dotenvy::from_path_iter(".env") {
-            // The error itself quotes the line, and so perhaps a secret.
-            Ok(lines) => lines.collect::<Result<BTreeMap<_, _>, _>>().map_err(|_| bad_line())?,
-            Err(error) if error.not_found() => BTreeMap::new(),
-            Err(_) => return Err(Faults(vec![".env cannot be read".into()])),
-        };
-        // No setting is anything but text; what else is in the environment is not ours.
-        let text =
-            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-        Self::from_vars(&file, &std::env::vars_os().filter_map(text).collect())
+    pub fn load(file: Option<&Path>) -> Result<Loaded, Faults> {
+        let mut layers = vec![sources::dot_env()?];
+        layers.extend(file.map(sources::file).transpose()?);
+        layers.push(sources::environment());
+        Self::from_layers(layers)
     }
 
-    /// Reads the settings from a file's variables and the environment's, which win.
+    /// Reads the settings from the variables of `.env` and from the environment's, which win.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn from_vars(
-        file: &BTreeMap<String, String>,
+        dot_env: &BTreeMap<String, String>,
         env: &BTreeMap<String, String>,
     ) -> Result<Self, Faults> {
-        let mut vars = file.clone();
-        vars.extend(env.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let mut reader = Reader { vars, known: Vec::new(), faults: Vec::new() };
+        let dot_env = Layer::of_text(Source::DotEnv, dot_env);
+        Self::from_layers(vec![dot_env, Layer::of_text(Source::Environment, env)]).map(|loaded| loaded.config)
+    }
+
+    fn from_layers(layers: Vec<Layer>) -> Result<Loaded, Faults> {
+        let mut reader = Reader::over(layers);
         let config = Self::read(&mut reader);
-        reader.check_names(file);
+        reader.check_names();
         config.check_combinations(&mut reader.faults);
-        if reader.faults.is_empty() { Ok(config) } else { Err(Faults(reader.faults)) }
+        if !reader.faults.is_empty() {
+            return Err(Faults(reader.faults));
+        }
+        Ok(Loaded { config, in_effect: reader.in_effect })
     }
 
     /// Every setting there is, in the order of `.env.example`.
     #[must_use]
     pub fn known() -> Vec<Known> {
-        let mut reader = Reader { vars: BTreeMap::new(), known: Vec::new(), faults: Vec::new() };
+        let mut reader = Reader::over(Vec::new());
         Self::read(&mut reader);
         reader.known
     }
@@ -130,10 +136,15 @@ impl Config {
             host: reader.parsed("HOST", IpAddr::V4(Ipv4Addr::LOCALHOST), "an IP address"),
             port: reader.number("PORT", 8091, 0..=65_535),
             metrics_address: reader.address("METRICS_ADDRESS"),
+            metrics_token: reader.secret("METRICS_TOKEN"),
             workers: reader.number("WORKERS", 0, 0..=1024),
-            log_filter: reader.text("RUST_LOG", "warn,restante=info"),
+            log_filter: reader.directives("RUST_LOG", "warn,restante=info"),
             log_format: reader
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
+            traces: TraceSettings {
+                endpoint: reader.url("OTEL_EXPORTER_OTLP_ENDPOINT", &["http://", "https://"]),
+                service: reader.text("OTEL_SERVICE_NAME", "restante"),
+            },
             data_dir: reader.text("DATA_DIR", "./restante-data").into(),
             database_url: reader.url("DATABASE_URL", &["postgres://", "postgresql://"]),
             redis_url: reader.redis("REDIS_URL"),

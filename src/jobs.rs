@@ -2,10 +2,12 @@
 
 use std::{
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +36,7 @@ const EXPIRE_BATCH: u32 = 500;
 /// to read the store, and so are those who read a group's log, without any condition that could be wrong.
 pub async fn reconcile(store: Arc<dyn Store>, switchboard: Arc<Switchboard>, stop: CancellationToken) {
     let overlooked = Mutex::new(Vec::<Overlooked>::new());
-    every(RECONCILE_EVERY, stop, "heads could not be read", async || {
+    every("reconcile", RECONCILE_EVERY, stop, "heads could not be read", async || {
         let last = std::mem::take(&mut *overlooked.lock().unwrap_or_else(PoisonError::into_inner));
         metrics::reconciler_found(last.iter().filter(|it| switchboard.missed(it)).count());
         let mut behind = Vec::new();
@@ -62,7 +64,7 @@ pub async fn follow_revocations(
     switchboard: Arc<Switchboard>,
     stop: CancellationToken,
 ) {
-    every(REVOCATIONS_EVERY, stop, "revocations could not be read", async || {
+    every("revocations", REVOCATIONS_EVERY, stop, "revocations could not be read", async || {
         for revocation in authority.read_revocations().await? {
             match revocation {
                 Revocation::Device(device) => switchboard.end(device),
@@ -77,7 +79,7 @@ pub async fn follow_revocations(
 /// Erases what has expired and forgets what has had its time, batch by batch.
 pub async fn expire(store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: CancellationToken) {
     let stopped = stop.clone();
-    every(EXPIRE_EVERY, stop, "expiry failed", async || {
+    every("expire", EXPIRE_EVERY, stop, "expiry failed", async || {
         loop {
             let done = store.expire(clock.now(), EXPIRE_BATCH).await?;
             if !done.more || stopped.is_cancelled() {
@@ -96,15 +98,53 @@ pub async fn keep_figures(stop: CancellationToken) {
     }
 }
 
-async fn every<F>(period: Duration, stop: CancellationToken, failure: &'static str, act: impl Fn() -> F)
-where
+/// Does an act again and again until stopped. A round that fails is counted and told, and so is one that panics: the next one
+/// comes all the same.
+async fn every<F>(
+    job: &'static str,
+    period: Duration,
+    stop: CancellationToken,
+    failure: &'static str,
+    act: impl Fn() -> F,
+) where
     F: Future<Output = Result<(), StoreError>>,
 {
+    metrics::job_failed(job, 0);
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(error) = act().await {
-            tracing::warn!(%error, failure);
+        match AssertUnwindSafe(async { act().await }).catch_unwind().await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => tracing::warn!(%error, failure),
+            Err(_) => tracing::error!(job, "a round of a job panicked"),
         }
+        metrics::job_failed(job, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_round_that_panics_or_fails_does_not_end_its_job() {
+        let (stop, rounds) = (CancellationToken::new(), AtomicU32::new(0));
+        every("tests", Duration::from_millis(1), stop.clone(), "a round failed", async || {
+            match rounds.fetch_add(1, Ordering::SeqCst) {
+                0 => panic!("the first round"),
+                1 => Err(StoreError::Overloaded),
+                2 => Ok(()),
+                _ => {
+                    stop.cancel();
+                    Ok(())
+                }
+            }
+        })
+        .await;
+        assert_eq!(rounds.into_inner(), 4);
+        let page = metrics::page(0, true);
+        assert!(page.contains("restante_job_failures_total{job=\"tests\"} 2"), "{page}");
     }
 }

@@ -72,9 +72,9 @@
 //! | [`auth`] | who is calling; how devices prove themselves and stay logged in |
 //! | [`http`], [`wire`] | what the edges share: problems, bodies, the frame around a request; JSON atoms |
 //! | [`app`] | the composition root: the one place that names engines |
-//! | [`api`] | the one list of routes, and the OpenAPI document made from it |
+//! | [`api`] | the one list of routes, and the OpenAPI document and the page made from it |
 //! | [`jobs`] | the reconciler, the poll of revocations, expiry |
-//! | [`config`], [`cli`], [`telemetry`], [`metrics`] | settings, the command line, logs, figures |
+//! | [`config`], [`cli`], [`telemetry`], [`metrics`] | settings, the command line, logs and traces, figures |
 //!
 //! ## The way of one message
 //!

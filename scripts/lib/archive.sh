@@ -24,9 +24,14 @@ say() {
 
 # setting NAME: as the relay reads it, from the environment or else from .env.
 setting() {
-    local name=$1 line
+    local name=$1 beside=$1_FILE line
     if [[ -n ${!name+set} ]]; then
         printf '%s' "${!name}"
+        return 0
+    fi
+    # A secret may stand in a file of its own.
+    if [[ -n ${!beside-} ]]; then
+        printf '%s' "$(<"${!beside}")"
         return 0
     fi
     [[ -f .env ]] || return 0

@@ -9,7 +9,10 @@ use actix_web::{App, HttpServer, web};
 use tokio_util::sync::CancellationToken;
 
 use super::{HEAD_TIMEOUT, IDLE_TIMEOUT, StartError};
-use crate::http::{metrics, service::Health};
+use crate::http::{
+    metrics::{self, Guard},
+    service::Health,
+};
 
 /// Connections of whoever collects the figures.
 const CONNECTIONS: usize = 64;
@@ -26,8 +29,13 @@ pub(super) fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Sta
 }
 
 /// Serves until stopped. Who is collecting the figures at that moment is not waited for.
-pub(super) async fn serve(listener: TcpListener, health: web::Data<Health>, stop: CancellationToken) {
-    if let Err(error) = serve_until(listener, health, stop).await {
+pub(super) async fn serve(
+    listener: TcpListener,
+    health: web::Data<Health>,
+    guard: web::Data<Guard>,
+    stop: CancellationToken,
+) {
+    if let Err(error) = serve_until(listener, health, guard, stop).await {
         tracing::error!(%error, "the listener for metrics failed");
     }
 }
@@ -35,9 +43,11 @@ pub(super) async fn serve(listener: TcpListener, health: web::Data<Health>, stop
 async fn serve_until(
     listener: TcpListener,
     health: web::Data<Health>,
+    guard: web::Data<Guard>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let server = HttpServer::new(move || App::new().app_data(health.clone()).configure(metrics::routes))
+    let app = move || App::new().app_data(health.clone()).app_data(guard.clone()).configure(metrics::routes);
+    let server = HttpServer::new(app)
         .workers(1)
         .max_connections(CONNECTIONS)
         .client_request_timeout(HEAD_TIMEOUT)
@@ -48,9 +58,9 @@ async fn serve_until(
     let handle = server.handle();
     let mut serving = tokio::spawn(server);
     tokio::select! {
-        ended = &mut serving => return ended.map_err(io::Error::other)?,
+        ended = &mut serving => return ended.map_err(io::Error::from)?,
         () = stop.cancelled() => {}
     }
     handle.stop(false).await;
-    serving.await.map_err(io::Error::other)?
+    serving.await.map_err(io::Error::from)?
 }

@@ -233,7 +233,7 @@ impl Admissions {
     /// once in 10 s.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         if !self.source.can_change() {
-            return;
+            return stop.cancelled().await;
         }
         let mut ticks = interval(READ_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -107,6 +107,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where traces go.
+#[derive(Debug, Clone)]
+pub struct TraceSettings {
+    /// The address of a collector that speaks OTLP over HTTP; none where nothing is traced.
+    pub endpoint: Option<SecretString>,
+    /// What the collector is told that this is.
+    pub service: String,
+}
+
 /// Limits that clients meet, all shown by `GET /api/v1/limits`. Sizes in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientLimits {

@@ -1,8 +1,9 @@
 //! Reads settings one by one, and remembers which there are and what is wrong with them.
 
 use std::{
-    collections::BTreeMap,
     fmt,
+    fs::File,
+    io::{self, Read as _},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     str::FromStr,
@@ -12,26 +13,90 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
+use tracing_subscriber::EnvFilter;
 
-use super::{Known, MasterSecret};
+use super::{InEffect, Kind, Known, MasterSecret, Source, sources::Layer};
 use crate::domain::CipherSuite;
+
+/// Bytes of a file that holds a secret.
+const MOST_OF_A_SECRET: u64 = 64 << 10;
 
 /// Reads settings, remembers which there are and what is wrong with them.
 pub(super) struct Reader {
-    pub(super) vars: BTreeMap<String, String>,
+    /// Where they are written; a later one wins.
+    pub(super) layers: Vec<Layer>,
     pub(super) known: Vec<Known>,
+    pub(super) in_effect: Vec<InEffect>,
     pub(super) faults: Vec<String>,
 }
 
 impl Reader {
-    /// The trimmed value of a setting; an empty one counts as absent.
+    pub(super) const fn over(layers: Vec<Layer>) -> Self {
+        Self { layers, known: Vec::new(), in_effect: Vec::new(), faults: Vec::new() }
+    }
+
+    /// The trimmed value of a text; an empty one counts as absent.
     fn value(&mut self, name: &'static str, default: impl Into<String>) -> Option<String> {
-        self.known.push(Known { name, default: default.into() });
-        self.vars.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+        self.given(name, Kind::Text, default)
+    }
+
+    /// The trimmed value of a setting; an empty one counts as absent.
+    fn given(&mut self, name: &'static str, kind: Kind, default: impl Into<String>) -> Option<String> {
+        let known = Known { name, kind, default: default.into() };
+        let (text, source) = match self.find(&known) {
+            Ok(found) => found.map_or((None, Source::Default), |(text, source)| (Some(text), source)),
+            Err(fault) => {
+                self.faults.push(fault);
+                (None, Source::Default)
+            }
+        };
+        self.in_effect.push(known.in_effect(text.as_deref(), source));
+        self.known.push(known);
+        text
+    }
+
+    /// What the last layer says that says anything, an empty value being a word too: it takes back what others say.
+    fn find(&self, known: &Known) -> Result<Option<(String, Source)>, String> {
+        let beside = known.file_name();
+        for layer in self.layers.iter().rev() {
+            let of = |name: &str| layer.vars.get(name).map(|given| (given, given.text.trim()));
+            let (text, path) = (of(known.name), beside.as_deref().and_then(of));
+            match (text, path) {
+                (None, None) => {}
+                (Some((_, text)), Some((_, path))) if !text.is_empty() && !path.is_empty() => {
+                    return Err(format!("{} and {}_FILE exclude each other", known.name, known.name));
+                }
+                (_, Some((given, path))) if !path.is_empty() => {
+                    let place = layer.place(&format!("{}_FILE", known.name));
+                    if !Kind::Text.fits(given.shape) {
+                        return Err(format!("{place} must be {}", Kind::Text.in_words()));
+                    }
+                    let text = secret_in(path).map_err(|why| format!("{place}: {why}"))?;
+                    return Ok(Some((text, layer.source.clone())));
+                }
+                (Some((given, text)), _) => {
+                    if !known.kind.fits(given.shape) {
+                        return Err(format!("{} must be {}", layer.place(known.name), known.kind.in_words()));
+                    }
+                    return Ok((!text.is_empty()).then(|| (text.to_owned(), layer.source.clone())));
+                }
+                (None, Some(_)) => return Ok(None),
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn text(&mut self, name: &'static str, default: &str) -> String {
         self.value(name, default).unwrap_or_else(|| default.to_owned())
+    }
+
+    /// What is logged, as tracing reads it.
+    pub(super) fn directives(&mut self, name: &'static str, default: &str) -> String {
+        let text = self.text(name, default);
+        if EnvFilter::try_new(&text).is_err() {
+            self.faults.push(format!("{name} must be tracing directives such as warn,restante=debug"));
+        }
+        text
     }
 
     pub(super) fn parsed<T: FromStr + fmt::Display>(
@@ -51,7 +116,7 @@ impl Reader {
     where
         T: TryFrom<u64> + Default,
     {
-        let value = self.value(name, default.to_string());
+        let value = self.given(name, Kind::Number, default.to_string());
         let number = match value.map(|value| value.parse::<u64>()) {
             None => default,
             Some(Ok(number)) if range.contains(&number) => number,
@@ -83,7 +148,8 @@ impl Reader {
     /// One of some words; the first is the default.
     pub(super) fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&'static str, T)]) -> T {
         let (default, first) = choices[0];
-        let Some(value) = self.value(name, default) else { return first };
+        let kind = if matches!(default, "true" | "false") { Kind::Switch } else { Kind::Text };
+        let Some(value) = self.given(name, kind, default) else { return first };
         let found = choices.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
         found.map_or_else(
             || {
@@ -96,13 +162,13 @@ impl Reader {
     }
 
     pub(super) fn list(&mut self, name: &'static str) -> Vec<String> {
-        let value = self.value(name, "").unwrap_or_default();
+        let value = self.given(name, Kind::List, "").unwrap_or_default();
         value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
     }
 
     /// Numbers of MLS cipher suites, at least one.
     pub(super) fn cipher_suites(&mut self, name: &'static str, default: &str) -> Vec<CipherSuite> {
-        let text = self.text(name, default);
+        let text = self.given(name, Kind::List, default).unwrap_or_else(|| default.to_owned());
         let suite = |part: &str| part.trim().parse().ok().and_then(|number| CipherSuite::new(number).ok());
         text.split(',').map(suite).collect::<Option<Vec<_>>>().unwrap_or_else(|| {
             self.faults.push(format!("{name} must be some of 1, 2 and 3, comma separated"));
@@ -124,7 +190,7 @@ impl Reader {
     }
 
     pub(super) fn secret(&mut self, name: &'static str) -> Option<SecretString> {
-        self.value(name, "").map(Into::into)
+        self.given(name, Kind::Secret, "").map(Into::into)
     }
 
     /// Networks in CIDR notation; a bare address is a network of its own.
@@ -157,7 +223,7 @@ impl Reader {
     }
 
     pub(super) fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
-        let value = self.value(name, "")?;
+        let value = self.given(name, Kind::Url, "")?;
         if !schemes.iter().any(|scheme| value.starts_with(scheme)) {
             self.faults.push(format!("{name} must begin with {}", schemes.join(" or ")));
         }
@@ -165,43 +231,26 @@ impl Reader {
     }
 
     pub(super) fn master_secret(&mut self, name: &'static str) -> Option<MasterSecret> {
-        let value = self.value(name, "")?;
+        let value = self.given(name, Kind::Secret, "")?;
         let bytes = STANDARD.decode(&value).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         if bytes.is_none() {
             self.faults.push(format!("{name} must be 32 bytes in padded base64"));
         }
         bytes.map(MasterSecret)
     }
+}
 
-    /// Whether Kubernetes set this variable because a service is called like this program.
-    fn is_service_link(&self, name: &str) -> bool {
-        let value = self.vars.get(name).map_or("", String::as_str);
-        name.starts_with("RESTANTE_SERVICE_")
-            || name.starts_with("RESTANTE_PORT_")
-            || (name == "RESTANTE_PORT" && value.contains("://"))
-    }
-
-    /// Finds names that were meant to be settings: anything prefixed with the program's name, unknown names in `.env`,
-    /// and near misses.
-    pub(super) fn check_names(&mut self, file: &BTreeMap<String, String>) {
-        let names: Vec<_> = self.vars.keys().cloned().collect();
-        for name in names {
-            let is_known = self.known.iter().any(|known| known.name == name);
-            if is_known || name.starts_with("RESTANTE_TEST_") || self.is_service_link(&name) {
-                continue;
-            }
-            let bare = name.strip_prefix("RESTANTE_").unwrap_or(&name);
-            let nearest = self.known.iter().map(|known| (distance(bare, known.name), known.name)).min();
-            let near = nearest
-                .filter(|(steps, meant)| *steps <= 2 && (bare.len() >= 8 || *steps == 0) && meant.len() >= 4);
-            if bare.len() != name.len() || file.contains_key(&name) || near.is_some() {
-                let hint = near.map_or_else(
-                    || "; the settings are listed in .env.example".to_owned(),
-                    |(_, meant)| format!("; did you mean {meant}?"),
-                );
-                self.faults.push(format!("{name} is not a setting{hint}"));
-            }
-        }
+/// The secret in a file, which has nothing else in it.
+fn secret_in(path: &str) -> Result<String, String> {
+    let read = || -> io::Result<String> {
+        let mut text = String::new();
+        File::open(path)?.take(MOST_OF_A_SECRET).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|error| format!("the file cannot be read: {}", error.kind()))?;
+    match text.trim() {
+        "" => Err("the file is empty".into()),
+        text => Ok(text.to_owned()),
     }
 }
 
@@ -217,19 +266,4 @@ fn is_list_of_seeds(text: &str) -> bool {
         !host.is_empty() && host.bytes().all(fits) && port.parse::<u16>().is_ok()
     };
     !login.contains(['/', '?', '#', ' ']) && hosts.split(',').all(is_seed)
-}
-
-/// How many letters must be put in, left out or changed to make one word of another (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()]
 }

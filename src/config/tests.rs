@@ -1,5 +1,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
+use secrecy::ExposeSecret;
+
 use super::*;
 
 fn vars(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -108,6 +110,178 @@ fn debug_output_hides_secrets() {
     );
     let shown = format!("{:?}", config.unwrap());
     assert!(!shown.contains("hunter2") && !shown.contains("7, 7") && !shown.contains(&secret), "{shown}");
+}
+
+/// The settings of a file, and of an environment beside it.
+fn with_file(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Faults> {
+    let file = sources::parse("restante.toml".into(), text)?;
+    let dot_env =
+        Layer::of_text(Source::DotEnv, &vars(&[("RELAY_NAME", "from-dot-env"), ("MAX_DEVICES", "3")]));
+    Config::from_layers(vec![dot_env, file, Layer::of_text(Source::Environment, &vars(env))])
+}
+
+fn file_faults(text: &str) -> Vec<String> {
+    with_file(text, &[]).map_or_else(|faults| faults.0, |_| Vec::new())
+}
+
+#[test]
+fn a_file_wins_over_dot_env_and_the_environment_over_both() {
+    let text = "port = 1\nrelay_name = \"from-the-file\"\nauth_open_allow_remote = true\n\
+                mls_cipher_suites = [1, 3]\ntrusted_proxies = [\"10.0.0.0/8\", \"192.0.2.7\"]\n";
+    let Loaded { config, in_effect } = with_file(text, &[("PORT", "2"), ("MAX_DEVICES", "")]).unwrap();
+    assert_eq!((config.port, config.relay_name.as_str()), (2, "from-the-file"));
+    assert!(config.auth_open_allow_remote);
+    assert_eq!((config.mls.cipher_suites.len(), config.proxies.trusted.len()), (2, 2));
+    assert_eq!(
+        config.store_limits.max_devices, 10,
+        "an empty value in the environment takes the others back"
+    );
+    let shown = |name: &str| {
+        let found = in_effect.iter().find(|setting| setting.name == name).unwrap();
+        format!("{} # {}", found.value, found.source)
+    };
+    assert_eq!(in_effect.len(), Config::known().len());
+    assert_eq!(shown("port"), "2 # environment");
+    assert_eq!(shown("relay_name"), "\"from-the-file\" # restante.toml");
+    assert_eq!(shown("trusted_proxies"), "[\"10.0.0.0/8\", \"192.0.2.7\"] # restante.toml");
+    assert_eq!(shown("max_devices"), "10 # default");
+    assert_eq!(shown("redis_url"), "\"\" # default");
+}
+
+#[test]
+fn faults_of_a_file_name_the_line_and_the_kind_that_is_meant() {
+    let told =
+        file_faults("port = \"8091\"\nprot = 1\nhost = 5\ncors_allowed_origins = \"x\"\nauth_mode = true\n");
+    assert_eq!(
+        told,
+        [
+            "restante.toml line 3: host must be a text in quotes",
+            "restante.toml line 1: port must be a whole number without quotes",
+            "restante.toml line 5: auth_mode must be a text in quotes",
+            "restante.toml line 4: cors_allowed_origins must be a list such as [\"a\", \"b\"]",
+            "restante.toml line 2: prot is not a setting; did you mean port?",
+        ]
+    );
+    for (text, expected) in [
+        ("port = 1.5", "port must be"),
+        ("port = -1", "PORT must be a whole number from 0 to 65535"),
+        ("[port]\nx = 1", "port must be"),
+        ("trusted_proxies = [true]", "trusted_proxies must be"),
+        ("trusted_proxies = [\"a,b\"]", "trusted_proxies must be"),
+        ("PORT = 1", "lower case"),
+        ("\n\nport = ", "restante.toml line 3: "),
+        ("[relay]\nport = 1", "relay is not a setting"),
+    ] {
+        let told = file_faults(text);
+        assert!(told.len() == 1 && told[0].contains(expected), "{text:?}: {told:?}");
+    }
+    assert_eq!(file_faults("port = \nhost = \nworkers = 1").len(), 2, "all faults at once");
+}
+
+#[test]
+fn what_a_file_holds_is_never_quoted() {
+    for text in [
+        "database_url = postgres://u:hunter2@h/d",
+        "database_url = \"postgres://u:hunter2@h/d",
+        "database_url = 'hunter2'\nmaster_secret = 'hunter2'\ntoken_signing_key = 'hunter2'",
+        "master_secret = hunter2",
+        "master_secret = [\"hunter2\"]",
+        "master_secret = { hunter2 = 1 }",
+        "redis_url = \"hunter2\"\nredis_url = \"hunter2\"",
+        "master_secret \"hunter2\"",
+        "master_secret = \"\\hunter2\"",
+        "master_secret = 1979-05-27T07:32:00hunter2",
+        "rust_log = \"restante=hunter2\"",
+    ] {
+        let told = file_faults(text);
+        assert!(!told.is_empty(), "{text}");
+        assert!(!told.iter().any(|fault| fault.contains("hunter2")), "{told:?}");
+    }
+}
+
+#[test]
+fn a_secret_may_stand_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let secret = STANDARD.encode([7; 32]);
+    let (url, key) = (write("url", "postgres://u:hunter2@h/d\n"), write("key", &format!("{secret}\n")));
+    let sound =
+        [("DATABASE_URL_FILE", url.as_str()), ("MASTER_SECRET_FILE", &key), ("TOKEN_SIGNING_KEY", &key)];
+    let config = Config::from_vars(&vars(&[("MASTER_SECRET", "c2hvcnQ=")]), &vars(&sound)).unwrap();
+    assert_eq!(config.database_url.unwrap().expose_secret(), "postgres://u:hunter2@h/d");
+    assert_eq!(config.master_secret.unwrap().0, [7; 32]);
+
+    let read = with_file(&format!("master_secret_file = {key:?}"), &[]).unwrap();
+    assert_eq!(read.config.master_secret.unwrap().0, [7; 32]);
+    let taken_back = with_file(&format!("master_secret_file = {key:?}"), &[("MASTER_SECRET", "")]).unwrap();
+    assert!(taken_back.config.master_secret.is_none());
+
+    assert_eq!(
+        faults(&[("MASTER_SECRET", &secret), ("MASTER_SECRET_FILE", &key)]),
+        ["MASTER_SECRET and MASTER_SECRET_FILE exclude each other"]
+    );
+    let (empty, away) = (write("empty", " \n"), folder.path().join("away").display().to_string());
+    assert_eq!(faults(&[("MASTER_SECRET_FILE", &empty)]), ["MASTER_SECRET_FILE: the file is empty"]);
+    let told = faults(&[("MASTER_SECRET_FILE", &away)]);
+    assert!(told[0].starts_with("MASTER_SECRET_FILE: the file cannot be read"), "{told:?}");
+    assert_eq!(file_faults("master_secret_file = 5").len(), 1);
+    assert_eq!(faults(&[("MASTER_SECRT_FILE", &key)]).len(), 1, "a typo of such a name is one");
+    assert_eq!(
+        faults(&[("RESTANTE_PORT_FILE", "x")]),
+        [] as [&str; 0],
+        "Kubernetes sets RESTANTE_PORT_ names"
+    );
+}
+
+#[test]
+fn what_is_shown_of_an_address_holds_no_password() {
+    let shown = |url: &str| {
+        let pairs = [("DATABASE_URL", url)];
+        let mut reader = Reader::over(vec![Layer::of_text(Source::Environment, &vars(&pairs))]);
+        reader.url("DATABASE_URL", &[]);
+        reader.in_effect[0].value.clone()
+    };
+    for (url, expected) in [
+        ("postgres://u:hunter2@db:5432/restante", "postgres://***@db:5432/restante"),
+        ("postgres://db/restante?password=hunter2", "postgres://db/restante?***"),
+        ("postgres://db/r?user=a@b&password=hunter2", "(set)"),
+        ("postgres://u:hun?ter2@db/r", "(set)"),
+        ("postgres://u:hun/ter2@db/r", "(set)"),
+        ("postgres://u:p@hunter2@db/r", "postgres://***@db/r"),
+        ("redis://:hunter2", "(set)"),
+        ("redis+cluster://u:hunter2@a:1,[::1]:2,[::1]", "redis+cluster://***@a:1,[::1]:2,[::1]"),
+        ("hunter2", "(set)"),
+    ] {
+        assert_eq!(shown(url), format!("{expected:?}"), "{url}");
+    }
+    assert_eq!(shown(""), "\"\"");
+}
+
+#[test]
+fn an_unreadable_log_filter_is_a_fault() {
+    assert_eq!(faults(&[("RUST_LOG", "restante=loud")]).len(), 1);
+    assert!(faults(&[("RUST_LOG", "warn,restante::store=trace")]).is_empty());
+}
+
+#[test]
+fn the_example_of_a_settings_file_is_the_committed_one_and_shows_the_defaults() {
+    let committed = include_str!("../../restante.example.toml");
+    assert!(committed == example(), "run: cargo run -- config example > restante.example.toml");
+    let uncommented: Vec<_> = committed
+        .lines()
+        .map(|line| if line.starts_with("# ") { line } else { line.trim_start_matches('#') })
+        .collect();
+    let layer = sources::parse("restante.toml".into(), &uncommented.join("\n")).unwrap();
+    assert_eq!(layer.vars.len(), Config::known().len());
+    let Loaded { in_effect, .. } = Config::from_layers(vec![layer]).unwrap();
+    for (setting, known) in in_effect.iter().zip(Config::known()) {
+        let default = known.in_effect(None, Source::Default);
+        assert_eq!((&setting.name, &setting.value), (&default.name, &default.value));
+    }
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Where MLS is checked: beside the threads that serve sockets, and never more at one time than the machine bears.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::Refusal;
-use crate::store::StoreError;
+use crate::{metrics, store::StoreError};
 
 /// Checks that may wait for their turn; each holds a body of some megabytes.
 const WAITING: usize = 64;
@@ -40,6 +44,7 @@ impl Checks {
         let stopped =
             |error: Box<dyn std::error::Error + Send + Sync>| Refusal::Store(StoreError::Unavailable(error));
         let _place = self.places.try_acquire().map_err(|_| Refusal::Busy)?;
+        let (came, span) = (Instant::now(), tracing::trace_span!(target: "restante::spans", "mls check"));
         let turn = timeout(self.patience, Arc::clone(&self.turns).acquire_owned())
             .await
             .map_err(|_| Refusal::Busy)?;
@@ -47,9 +52,13 @@ impl Checks {
         let run = move || {
             // Held until the check is done, also when nobody waits for it any more.
             let _turn = turn;
-            check()
+            let began = Instant::now();
+            let outcome = span.in_scope(check);
+            metrics::mls_checked(began - came, began.elapsed());
+            outcome
         };
-        tokio::task::spawn_blocking(run).await.map_err(|error| stopped(error.into()))
+        // Without the words of a panic, which may hold what a client sent.
+        tokio::task::spawn_blocking(run).await.map_err(|error| stopped(io::Error::from(error).into()))
     }
 }
 

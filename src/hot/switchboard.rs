@@ -204,9 +204,17 @@ impl Switchboard {
                 self.sessions.ring_group(entry.group_id, GroupEvent::Entry(Arc::clone(entry)));
             }
             let is_empty = batch.deliveries.is_empty() && batch.entries.is_empty();
-            if !is_empty && away.try_send(batch).is_err() {
-                tracing::debug!("hot state does not keep up; a batch is left to the reconciler");
-                metrics::hot_skipped();
+            if is_empty {
+                continue;
+            }
+            match away.try_send(batch) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    tracing::debug!("hot state does not keep up; a batch is left to the reconciler");
+                    metrics::hot_skipped();
+                }
+                // It panicked. Whoever runs this job sees its end.
+                Err(mpsc::error::TrySendError::Closed(_)) => break,
             }
         }
         drop(away);

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    panic::AssertUnwindSafe,
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +14,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     body::{BoxBody, EitherBody, MessageBody},
     dev::{ResourceDef, ServiceRequest, ServiceResponse},
+    error::InternalError,
     http::{
         Method, StatusCode,
         header::{self, HeaderName, HeaderValue},
@@ -20,6 +22,8 @@ use actix_web::{
     middleware::Next,
     web,
 };
+use futures_util::FutureExt as _;
+use tracing::{Instrument as _, field};
 use uuid::Uuid;
 
 use super::Problem;
@@ -41,16 +45,16 @@ pub async fn frame<B: MessageBody + 'static>(
             let response = HttpResponse::from_error(problem);
             request.into_response(response).map_into_right_body()
         }
-        None => next.call(request).await?.map_into_left_body(),
+        None => answered(next, request, &request_id).await?.map_into_left_body(),
     };
     let route = response.request().match_pattern().unwrap_or_default();
     let mut response = with_problem(response, &request_id);
-    let status = response.status().as_u16();
+    let (method, status) = (method_word(response.request().method()), response.status().as_u16());
     let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if status >= 500 {
-        tracing::warn!(request_id, method = %response.request().method(), route, status, millis, "request failed");
+        tracing::warn!(request_id, method, route, status, millis, "request failed");
     } else {
-        tracing::debug!(request_id, method = %response.request().method(), route, status, millis, "request");
+        tracing::debug!(request_id, method, route, status, millis, "request");
     }
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -59,6 +63,58 @@ pub async fn frame<B: MessageBody + 'static>(
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     Ok(response)
+}
+
+/// The answer of the route, under a span of its own. A panic is answered 500, and the connection goes on.
+async fn answered<B: MessageBody + 'static>(
+    next: Next<B>,
+    request: ServiceRequest,
+    request_id: &str,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let span = tracing::trace_span!(
+        target: "restante::spans",
+        "request",
+        otel.kind = "server",
+        http.request.method = method_word(request.method()),
+        http.route = field::Empty,
+        http.response.status_code = field::Empty,
+    );
+    let answering = async move { next.call(request).await }.instrument(span.clone());
+    let Ok(answer) = AssertUnwindSafe(answering).catch_unwind().await else {
+        span.record("http.response.status_code", 500);
+        return Err(panicked(request_id));
+    };
+    if let Ok(response) = &answer {
+        span.record("http.route", response.request().match_pattern());
+        span.record("http.response.status_code", response.status().as_u16());
+    }
+    answer
+}
+
+/// The request is gone with whoever panicked, so that this answer is written here whole.
+fn panicked(request_id: &str) -> actix_web::Error {
+    tracing::warn!(request_id, status = 500, "request failed");
+    let problem = Problem::new(500, "internal", "internal server error");
+    let response = HttpResponse::InternalServerError()
+        .content_type("application/problem+json")
+        .insert_header((REQUEST_ID, request_id))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(problem.body(request_id).to_string());
+    InternalError::from_response("a handler panicked", response).into()
+}
+
+/// A method that a client may have made up is not told.
+fn method_word(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "_OTHER",
+    }
 }
 
 /// Unique over processes by a random half and within one by a count: a request costs no system call for it.
@@ -172,7 +228,55 @@ pub async fn unknown_path(request: HttpRequest, known: web::Data<KnownPaths>) ->
 
 #[cfg(test)]
 mod tests {
+    use actix_web::{App, HttpServer, middleware::from_fn};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
     use super::*;
+
+    #[actix_web::test]
+    async fn a_panic_is_answered_500_without_its_words_and_the_connection_goes_on() {
+        let app = || {
+            let panics =
+                || async { if true { panic!("alices-secret") } else { HttpResponse::Ok().finish() } };
+            let fine = || async { HttpResponse::Ok().body("fine") };
+            App::new().wrap(from_fn(frame)).route("/panics", web::to(panics)).route("/fine", web::to(fine))
+        };
+        let server = HttpServer::new(app).workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
+        let (address, server) = (server.addrs()[0], server.run());
+        let handle = server.handle();
+        let serving = tokio::spawn(server);
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        for path in ["/panics", "/fine", "/panics"] {
+            let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+            connection.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = vec![0; 4096];
+            let length = connection.read(&mut answer).await.unwrap();
+            let answer = String::from_utf8(answer[..length].to_vec()).unwrap();
+            if path == "/fine" {
+                assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("fine"), "{answer}");
+                continue;
+            }
+            assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+            assert!(answer.contains("content-type: application/problem+json"), "{answer}");
+            let body: serde_json::Value =
+                serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+            assert_eq!((&body["code"], &body["status"]), (&"internal".into(), &500.into()));
+            let id = body["request_id"].as_str().unwrap();
+            assert!(answer.contains(&format!("x-request-id: {id}")), "{answer}");
+            assert!(!answer.contains("alices-secret"), "{answer}");
+        }
+        handle.stop(false).await;
+        serving.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn methods_that_clients_make_up_are_not_told() {
+        assert_eq!(method_word(&Method::DELETE), "DELETE");
+        assert_eq!(method_word(&Method::from_bytes(b"alices-secret").unwrap()), "_OTHER");
+    }
 
     #[test]
     fn only_loopback_names_and_addresses_count_as_local_hosts() {

@@ -41,6 +41,7 @@ struct About {
 struct Links {
     health: &'static str,
     openapi: &'static str,
+    docs: &'static str,
     limits: &'static str,
 }
 
@@ -109,7 +110,7 @@ async fn get_about(request: HttpRequest) -> HttpResponse {
         return HttpResponse::Ok().content_type("text/html; charset=utf-8").body(format!(
             "<!doctype html><meta charset=utf-8><title>Restante</title><h1>Restante {VERSION}</h1>\
              <p>A zero-knowledge relay for Signal and MLS clients.</p>\
-             <ul><li><a href=/health>health</a><li><a href=/api/v1/openapi.json>OpenAPI document</a>\
+             <ul><li><a href=/health>health</a><li><a href=/docs>routes</a><li><a href=/api/v1/openapi.json>OpenAPI document</a>\
              <li><a href=/api/v1/limits>limits</a></ul>"
         ));
     }
@@ -117,7 +118,12 @@ async fn get_about(request: HttpRequest) -> HttpResponse {
         service: "restante",
         version: VERSION,
         description: env!("CARGO_PKG_DESCRIPTION"),
-        links: Links { health: "/health", openapi: "/api/v1/openapi.json", limits: "/api/v1/limits" },
+        links: Links {
+            health: "/health",
+            openapi: "/api/v1/openapi.json",
+            docs: "/docs",
+            limits: "/api/v1/limits",
+        },
     })
 }
 

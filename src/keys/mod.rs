@@ -231,7 +231,8 @@ async fn blocking<T: Send + 'static>(
         let _turn = turn;
         check()
     };
-    tokio::task::spawn_blocking(run).await.map_err(|error| stopped(error.into()))?
+    // Without the words of a panic, which may hold what a client sent.
+    tokio::task::spawn_blocking(run).await.map_err(|error| stopped(std::io::Error::from(error).into()))?
 }
 
 fn checked_upload(identity: &IdentityKey, request: &UploadRequest) -> Result<KeyUpload, Refusal> {

@@ -29,6 +29,7 @@ use crate::{
     groups::Groups,
     http::{Body, Problem, Query, RequestBody},
     messages::Messages,
+    metrics::{self, Way},
     wire::{Id, ListedDeviceView, LogEntryView, MessageView, WelcomeView},
 };
 
@@ -108,6 +109,8 @@ impl QueueAnswer {
                 }),
             }
         }
+        metrics::items_delivered(Way::Request, items.len());
+        metrics::entries_delivered(Way::Request, groups.iter().map(|page| page.entries.len()).sum());
         let (groups, count) = (groups.into_iter().map(Into::into).collect(), items.len());
         Self { messages, welcomes, notices, groups, count, more, next_after: next_after.0 }
     }

@@ -39,6 +39,7 @@ use crate::{
     http::Problem,
     keys::LOW,
     messages::Messages,
+    metrics::{self, Way},
     store::StoreError,
     wire::{Id, Time},
 };
@@ -103,6 +104,7 @@ pub(super) struct Session {
     drained: Drained,
     answers: FuturesUnordered<Answer>,
     bad_frames: VecDeque<Instant>,
+    opened_at: Instant,
     heard_at: Instant,
     /// Since when nothing could be written.
     stalled_since: Option<Instant>,
@@ -135,6 +137,7 @@ impl Session {
             drained: Drained::No,
             answers: FuturesUnordered::new(),
             bad_frames: VecDeque::new(),
+            opened_at: Instant::now(),
             heard_at: Instant::now(),
             stalled_since: None,
         }
@@ -306,6 +309,7 @@ impl Session {
         }
         if self.drained == Drained::Mailbox && self.logs.are_drained() {
             self.drained = Drained::Told;
+            metrics::drained(self.opened_at.elapsed());
             self.write(&ServerFrame::QueueDrained);
         }
     }
@@ -321,6 +325,7 @@ impl Session {
         if item.expires_at() > self.sockets.queue.clock.now() {
             self.in_flight.insert(item.message_id(), written);
             self.write(&ServerFrame::item(item));
+            metrics::items_delivered(Way::Socket, 1);
         }
     }
 

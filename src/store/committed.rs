@@ -25,6 +25,11 @@ pub fn committed(batches: usize, bytes: usize) -> (Committed, mpsc::Receiver<Bat
 }
 
 impl Committed {
+    /// What waits for hot delivery: its name, and how many batches there are.
+    pub(super) fn waiting(&self) -> (&'static str, usize) {
+        ("hot delivery", self.batches.max_capacity() - self.batches.capacity())
+    }
+
     /// Hands over mailbox items that were committed.
     pub(super) fn hand_over(&self, deliveries: Vec<Delivery>) {
         self.hand_over_all(deliveries, Vec::new());
@@ -35,6 +40,7 @@ impl Committed {
         if deliveries.is_empty() && entries.is_empty() {
             return;
         }
+        metrics::entries_stored(entries.len());
         let handed =
             self.budget.batch(deliveries, entries).is_some_and(|batch| self.batches.try_send(batch).is_ok());
         if !handed {

@@ -8,6 +8,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::Instrument as _;
 
 use super::StoreError;
 use crate::metrics;
@@ -113,6 +114,11 @@ where
         })
     }
 
+    /// The lane's name, and how many items wait to be taken into a batch.
+    pub(super) fn waiting(&self) -> (&'static str, usize) {
+        (self.figures.name(), self.queue.max_capacity() - self.queue.capacity())
+    }
+
     fn enqueue(
         &self,
         item: I,
@@ -145,7 +151,9 @@ async fn run<I, O>(
             gathered.drain(..).map(|entry| (entry.item, entry.asker)).unzip();
         let began = Instant::now();
         // A panic must not end the lane for everybody who comes later.
-        let committed = AssertUnwindSafe(commit_all(&items, turn, patience, &commit)).catch_unwind().await;
+        let span = tracing::trace_span!(target: "restante::spans", "batch", lane = figures.name(), items = items.len());
+        let committing = commit_all(&items, turn, patience, &commit).instrument(span);
+        let committed = AssertUnwindSafe(committing).catch_unwind().await;
         let outcomes = committed.unwrap_or_else(|_| given_up(items.len(), "a batch panicked"));
         figures.batch(items.len(), began);
         // After a batch that was given up the next ones are tried once: everybody waited long enough.

@@ -70,6 +70,26 @@ pub enum StoreError {
     Overloaded,
 }
 
+/// What an engine is busy with at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    /// Its connections, pool by pool.
+    pub pools: Vec<Pool>,
+    /// How many wait in each queue, by its name: items in the lanes, batches on their way to hot delivery.
+    pub waiting: Vec<(&'static str, usize)>,
+}
+
+/// A pool of connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Which it is.
+    pub name: &'static str,
+    /// Open connections.
+    pub open: usize,
+    /// Those of them that nobody uses.
+    pub idle: usize,
+}
+
 /// The limits that acts enforce.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -306,6 +326,9 @@ pub trait Store: GroupActs + PackageActs {
 
     /// Asks the engine whether it is there and its schema is the one this relay knows.
     async fn check(&self) -> Result<(), StoreError>;
+
+    /// What the engine is busy with at this moment, for its operator; nothing is asked for it.
+    fn load(&self) -> Load;
 
     /// Lets running batches end and closes the connections.
     async fn close(&self);

@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, fs, io, path::PathBuf};
 use restante::api;
 use serde_json::Value;
 
+use crate::support::relay::Backend;
+
 type Names = BTreeSet<String>;
 
 const METHODS: [&str; 4] = ["get", "put", "post", "delete"];
@@ -63,6 +65,70 @@ fn every_close_code_is_described_with_its_reason_and_no_other() {
 fn the_committed_openapi_document_is_the_generated_one() {
     let committed = document("openapi.json").unwrap();
     assert!(committed == api::document_text(), "run: cargo run -- openapi > proto-docs/openapi.json");
+}
+
+/// Elements that have no end.
+const VOID: [&str; 2] = ["meta", "!DOCTYPE"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_of_routes_shows_every_one_and_needs_nothing_from_elsewhere() {
+    let backend = Backend::embedded();
+    let relay = backend.relay(&[]).await;
+    let answer = reqwest::get(format!("{}/docs", relay.url())).await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap()),
+        (200, "text/html; charset=utf-8")
+    );
+    let policy = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+    assert!(
+        !policy.contains("unsafe") && !policy.contains("script-src") && !policy.contains("http"),
+        "{policy}"
+    );
+    let page = answer.text().await.unwrap();
+
+    let openapi: Value = serde_json::from_str(&api::document_text()).unwrap();
+    for (path, item) in openapi["paths"].as_object().unwrap() {
+        for method in METHODS.iter().filter(|method| item.get(**method).is_some()) {
+            let title =
+                format!("<span class=\"method\">{}</span> <code>{path}</code>", method.to_uppercase());
+            assert_eq!(page.matches(&title).count(), 2, "{method} {path}: in the contents and by itself");
+        }
+    }
+    for name in openapi["components"]["schemas"].as_object().unwrap().keys() {
+        assert_eq!(page.matches(&format!("<article id=\"schema-{name}\">")).count(), 1, "{name}");
+    }
+    assert_is_whole(&page);
+    for link in page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        let target = link.strip_prefix('#').map(|id| format!("id=\"{id}\""));
+        assert!(target.map_or(link == "/api/v1/openapi.json", |target| page.contains(&target)), "{link}");
+    }
+    for word in [
+        "<script", "<link", "<img", "<iframe", "src=", "http:", "https:", "url(", "@import", " style=", " on",
+    ] {
+        assert!(
+            !page.split('<').any(|tag| format!("<{}", tag.split('>').next().unwrap()).contains(word)),
+            "{word}"
+        );
+    }
+    assert!(!page.contains("url(") && !page.contains("@import"));
+    backend.finish().await;
+}
+
+/// Every element of a page that begins ends, in order.
+fn assert_is_whole(page: &str) {
+    let mut open = Vec::new();
+    for tag in page.split('<').skip(1) {
+        let (tag, text) = tag.split_once('>').expect("a tag ends before the next begins");
+        assert!(!text.contains('>'), "an unescaped > in {text:?}");
+        let name = tag.split_whitespace().next().unwrap();
+        match name.strip_prefix('/') {
+            Some(ended) => assert_eq!(open.pop(), Some(ended), "before {text:?}"),
+            None if VOID.contains(&name) => {}
+            None => open.push(name),
+        }
+    }
+    assert_eq!(open, [""; 0]);
 }
 
 #[test]

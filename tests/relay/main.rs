@@ -31,6 +31,7 @@ mod races;
 mod restore;
 mod rolling;
 mod service;
+mod settings;
 mod simulation;
 mod slow_readers;
 mod socket;

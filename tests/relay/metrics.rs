@@ -15,6 +15,8 @@ on_both_backends! {
     figures_follow_what_happens_and_name_nobody,
     a_repeat_is_not_counted_again,
     without_an_address_nothing_tells_figures,
+    figures_may_be_guarded_by_a_token,
+    what_groups_and_requests_give_is_counted,
 }
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -73,17 +75,33 @@ async fn figures_follow_what_happens_and_name_nobody(backend: &Backend) {
         (r#"restante_overloaded_total{lane="sends"}"#, 0),
         ("restante_hot_reachable", 1),
         (r#"restante_hot_failures_total{act="deliver"}"#, 0),
+        (r#"restante_items_delivered_total{way="socket"}"#, 1),
+        ("restante_drain_seconds_count", 1),
+        (r#"restante_waiting{queue="sends"}"#, 0),
+        (r#"restante_waiting{queue="hot delivery"}"#, 0),
+        (r#"restante_job_failures_total{job="reconcile"}"#, 0),
+        ("restante_panics_total", 0),
         ("restante_reconciler_finds_total", 0),
     ] {
         assert_eq!(value(&page, series), expected, "{series} in:\n{page}");
     }
+    let open = |pool: &str| {
+        ["busy", "idle"].map(|state| {
+            value(&page, &format!(r#"restante_db_connections{{pool="{pool}",state="{state}"}}"#))
+        })
+    };
+    let pool = if backend.is_production() { "polls" } else { "writer" };
+    assert_eq!(open(pool).iter().sum::<u64>(), 1);
     let secrets = [alice.user_id.to_string(), bob.user_id.to_string(), bob.device_id.clone()];
     for secret in secrets {
         assert!(!page.contains(&secret), "{page}");
     }
     let labels: BTreeSet<_> =
         page.split(['{', ',']).filter_map(|part| part.split_once("=\"")).map(|(label, _)| label).collect();
-    assert_eq!(labels, BTreeSet::from(["act", "lane", "le", "reason", "version"]));
+    assert_eq!(
+        labels,
+        BTreeSet::from(["act", "job", "lane", "le", "pool", "queue", "reason", "state", "version", "way"])
+    );
 }
 
 async fn a_repeat_is_not_counted_again(backend: &Backend) {
@@ -103,6 +121,47 @@ async fn without_an_address_nothing_tells_figures(backend: &Backend) {
     let relay = backend.relay(&[]).await;
     let answer = reqwest::get(format!("{}/metrics", relay.url())).await.unwrap();
     assert_eq!(answer.status(), 404);
+}
+
+async fn figures_may_be_guarded_by_a_token(backend: &Backend) {
+    let relay = backend.relay(&[TOLD, ("METRICS_TOKEN", "let-prometheus-in")]).await;
+    let ask = async |token: Option<&str>| {
+        let request = reqwest::Client::new().get(relay.metrics_url());
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        request.send().await.unwrap()
+    };
+    for token in [None, Some(""), Some("let-prometheus-ix"), Some("let-prometheus-in-")] {
+        let refused = ask(token).await;
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["www-authenticate"]),
+            (401, &"Bearer".parse().unwrap())
+        );
+        assert_eq!(refused.text().await.unwrap(), "");
+    }
+    assert!(ask(Some("let-prometheus-in")).await.text().await.unwrap().contains("restante_connections"));
+}
+
+async fn what_groups_and_requests_give_is_counted(backend: &Backend) {
+    let relay = backend.relay(&[TOLD]).await;
+    let alice = Device::registered(&relay, Kind::Ed25519).await;
+    let bob = Device::registered(&relay, Kind::Ed25519).await;
+    let group = alice.founds(&[&bob]).await;
+    alice.says(group).await;
+    let stored = value(&relay.metrics().await, "restante_group_entries_total");
+    alice.says(group).await;
+    assert_eq!(value(&relay.metrics().await, "restante_group_entries_total"), stored + 1);
+    let queue = bob.queue("limit=100").await.is(200);
+    let entries = queue["groups"][0]["entries"].as_array().unwrap().len() as u64;
+    let page = relay.metrics().await;
+    assert_eq!(
+        value(&page, r#"restante_items_delivered_total{way="request"}"#),
+        queue["count"].as_u64().unwrap()
+    );
+    assert_eq!(value(&page, r#"restante_group_entries_delivered_total{way="request"}"#), entries);
+    assert!(entries >= 2 && queue["count"].as_u64() >= Some(1), "{queue}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

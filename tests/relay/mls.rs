@@ -7,3 +7,4 @@ mod party;
 mod refusals;
 mod restored;
 mod sharing;
+mod traces;

@@ -11,11 +11,14 @@ use crate::support::{
     client::{Device, Kind, opaque_send},
     crypto::{b64, opaque},
     process::RelayProcess,
-    relay::{Backend, on_both_backends},
+    relay::{Backend, Settings, on_both_backends},
     socket::{Door, Format, Socket},
 };
 
 on_both_backends! { nothing_secret_is_written_anywhere }
+
+/// Everything that the relay's own code can say, and much of what its libraries can.
+const TALKATIVE: Settings<'_> = &[("RUST_LOG", "debug,restante=trace"), ("LOG_FORMAT", "json")];
 
 const PLAINTEXT: &[u8] = b"meet me by the old lighthouse at nine";
 
@@ -40,7 +43,7 @@ fn identities(device: &Device) -> Vec<Secret> {
 }
 
 async fn nothing_secret_is_written_anywhere(backend: &Backend) {
-    let mut process = RelayProcess::start(backend, &[("RUST_LOG", "debug")]).await;
+    let mut process = RelayProcess::start(backend, TALKATIVE).await;
     let (mut alice, mut bob) =
         (named(&process, "alices-handset").await, named(&process, "bobs-handset").await);
     let mut tablet = Device::of(&process.url(), bob.user_id, "bobs-tablet", Kind::Signal);
@@ -50,6 +53,7 @@ async fn nothing_secret_is_written_anywhere(backend: &Backend) {
     tablet.register(&body).await.is(201);
 
     use_everything(&mut alice, &mut bob, &tablet).await;
+    let group = use_a_group(&alice, &bob).await;
     let unused = bob.vouch_for(&Device::of(&process.url(), bob.user_id, "bobs-watch00", Kind::Signal)).await;
     let unused = unused.is(201)["link_token"].clone();
 
@@ -65,8 +69,13 @@ async fn nothing_secret_is_written_anywhere(backend: &Backend) {
 
     let mut private: Vec<_> = devices.into_iter().flat_map(identities).collect();
     private.extend(secret);
+    private.extend(group);
     let written = process.written();
-    assert!(written.contains("request"), "the log was to be searched at its most talkative:\n{written}");
+    for level in ["\"DEBUG\"", "\"INFO\""] {
+        assert!(written.contains(level), "the log was to be searched at its most talkative:\n{written}");
+    }
+    let lines = written.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_err());
+    assert_eq!(lines.collect::<Vec<_>>(), [""; 0], "every line is an object");
     assert_absent("the log", written.as_bytes(), &private);
 }
 
@@ -121,4 +130,18 @@ async fn use_everything(alice: &mut Device, bob: &mut Device, tablet: &Device) {
         .refused(401, "bad-token");
     bob.deactivate(tablet).await.is(200);
     tablet.queue("").await.refused(401, "bad-token");
+}
+
+/// A roster group from its founding to its last member; what names it.
+async fn use_a_group(alice: &Device, bob: &Device) -> [Secret; 2] {
+    let group = alice.founds(&[bob]).await;
+    alice.says(group).await;
+    bob.waiting_in(group).await;
+    bob.send_to_group(group, &json!({ "ciphertext": b64(PLAINTEXT) })).await.refused(422, "not-ciphertext");
+    alice.removes(group, bob.user_id).await;
+    bob.send_to_group(group, &json!({ "ciphertext": b64(opaque(64)) })).await.refused(404, "not-found");
+    [
+        Secret("a group id", group.to_string().into_bytes()),
+        Secret("a group id", group.simple().to_string().into_bytes()),
+    ]
 }

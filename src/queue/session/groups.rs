@@ -6,6 +6,7 @@ use super::{BY_TURNS, Session};
 use crate::{
     domain::LogEntry,
     hot::Told,
+    metrics::{self, Way},
     queue::{
         frames::{Format, ServerFrame},
         logs::Give,
@@ -20,7 +21,10 @@ impl Session {
         let mut written = 0;
         while written < BY_TURNS && self.outbox.has_room() {
             match self.logs.next(self.cursor.seen(), self.sockets.in_flight) {
-                Some((_, Give::Entry(told))) => self.write_entry(&told),
+                Some((_, Give::Entry(told))) => {
+                    self.write_entry(&told);
+                    metrics::entries_delivered(Way::Socket, 1);
+                }
                 Some((group, Give::Gap(from, to))) => self.write(&ServerFrame::gap(group, from, to)),
                 None => break,
             }

@@ -61,8 +61,8 @@ use self::{
 };
 use super::{
     Accepted, Committed, Deactivated, Deleted, Expired, GroupAccepted, HistoryQuery, KeyUpload, Left, Limits,
-    LinkOffer, LoggedIn, Login, Mark, Marked, OneTimeKeys, Published, Registered, Registration, Restored,
-    Revocation, Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
+    LinkOffer, Load, LoggedIn, Login, Mark, Marked, OneTimeKeys, Pool, Published, Registered, Registration,
+    Restored, Revocation, Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
     lane::{Bounds, Lane},
 };
 use crate::domain::{
@@ -360,6 +360,15 @@ impl Store for PostgresStore {
 
     async fn check(&self) -> Result<(), StoreError> {
         connect::check(&self.pool).await
+    }
+
+    fn load(&self) -> Load {
+        let pool = |name, pool: &PgPool| Pool { name, open: pool.size() as usize, idle: pool.num_idle() };
+        let lanes = [self.sends.waiting(), self.acks.waiting(), self.group_sends.waiting()];
+        Load {
+            pools: vec![pool("calls", &self.pool), pool("polls", &self.watch)],
+            waiting: lanes.into_iter().chain([self.committed.waiting()]).collect(),
+        }
     }
 
     async fn close(&self) {

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, future::BoxFuture};
+use sqlx::SqlitePool;
 
 use super::{
     SqliteStore,
@@ -18,9 +19,9 @@ use crate::{
         LastingKeys, Message, MessageId, Position, SecurityEvent, Send, SessionId, Timestamp, UserId,
     },
     store::{
-        Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, LinkOffer, LoggedIn, Login,
-        Mark, Marked, OneTimeKeys, Published, Registered, Registration, Restored, Revocation, Rotated,
-        Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
+        Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, LinkOffer, Load, LoggedIn,
+        Login, Mark, Marked, OneTimeKeys, Pool, Published, Registered, Registration, Restored, Revocation,
+        Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
     },
 };
 
@@ -261,6 +262,15 @@ impl Store for SqliteStore {
             return Ok(());
         }
         Err(unavailable("the schema is not the one this relay knows"))
+    }
+
+    fn load(&self) -> Load {
+        let pool = |name, pool: &SqlitePool| Pool { name, open: pool.size() as usize, idle: pool.num_idle() };
+        let lanes = [self.sends.waiting(), self.acks.waiting(), self.group_sends.waiting()];
+        Load {
+            pools: vec![pool("writer", &self.folder.writer), pool("readers", &self.folder.readers)],
+            waiting: lanes.into_iter().chain([self.committed.waiting()]).collect(),
+        }
     }
 
     async fn close(&self) {

@@ -186,7 +186,8 @@ impl SqliteStore {
         };
         match tokio::spawn(run).await {
             Ok(done) => done.map_err(unavailable),
-            Err(ended) => Err(unavailable(ended)),
+            // Without the words of a panic, which may hold what a client sent.
+            Err(ended) => Err(unavailable(io::Error::from(ended))),
         }
     }
 

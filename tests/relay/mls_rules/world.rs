@@ -291,7 +291,8 @@ pub(crate) fn reference(package: &MlsMessage, suite: CipherSuite) -> KeyPackageR
     let suite = mls_rs::CipherSuite::new(suite.number());
     let suite = mls_rs_crypto_rustcrypto::RustCryptoProvider::new().cipher_suite_provider(suite).unwrap();
     let reference = package.key_package_reference(&suite).unwrap().unwrap();
-    KeyPackageRef(reference.as_ref().try_into().unwrap())
+    let bytes: &[u8] = reference.as_ref();
+    KeyPackageRef(bytes.try_into().unwrap())
 }
 
 pub(crate) fn known(owner: &Caller, package: &MlsMessage, suite: CipherSuite) -> KnownPackage {

@@ -174,10 +174,15 @@ impl TestRelay {
         format!("http://{}", self.address)
     }
 
+    /// Where it tells its figures.
+    pub fn metrics_url(&self) -> String {
+        let address = self.metrics.expect("METRICS_ADDRESS is set");
+        format!("http://{address}/metrics")
+    }
+
     /// Its figures as Prometheus is told them.
     pub async fn metrics(&self) -> String {
-        let address = self.metrics.expect("METRICS_ADDRESS is set");
-        let page = reqwest::get(format!("http://{address}/metrics")).await.unwrap();
+        let page = reqwest::get(self.metrics_url()).await.unwrap();
         assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
         page.text().await.unwrap()
     }

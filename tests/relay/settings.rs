@@ -1,0 +1,127 @@
+//! The promises about settings: where they are written, who wins, what is told of them and what is not.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::{Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// A secret of 32 bytes in base64.
+const SECRET: &str = "aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1bnQ=";
+
+/// A folder in which the program runs.
+struct Place(TempDir);
+
+impl Place {
+    fn with(files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        Self(folder)
+    }
+
+    fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+        let environment: BTreeMap<_, _> = environment.iter().copied().collect();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+        program.env_clear().envs(environment).current_dir(self.0.path()).stdin(Stdio::null());
+        program.args(arguments).output().unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn sound_settings_are_told_to_be_so() {
+    let place = Place::with(&[("restante.toml", "port = 4321\n")]);
+    for arguments in [&["config", "check"][..], &["config", "check", "--config", "restante.toml"]] {
+        let told = place.run(arguments, &[]);
+        assert_eq!(told.status.code(), Some(0), "{}", text(&told.stderr));
+        assert_eq!(text(&told.stdout), "the settings are sound\n");
+    }
+}
+
+#[test]
+fn all_faults_of_all_places_are_told_by_every_command() {
+    let place = Place::with(&[(".env", "WORKERS=many\n"), ("restante.toml", "port = \"high\"\nprot = 1\n")]);
+    for command in
+        [&["config", "check"][..], &["config", "print"], &["serve"], &["migrate"], &["healthcheck"]]
+    {
+        let arguments = [&["--config", "restante.toml"], command].concat();
+        let told = place.run(&arguments, &[("AUTH_MODE", "none")]);
+        assert_eq!(told.status.code(), Some(2), "{command:?}");
+        assert!(told.stdout.is_empty());
+        for fault in [
+            "WORKERS must be a whole number from 0 to 1024",
+            "restante.toml line 1: port must be a whole number without quotes",
+            "restante.toml line 2: prot is not a setting; did you mean port?",
+            "AUTH_MODE must be device or open",
+        ] {
+            assert!(text(&told.stderr).lines().any(|line| line == fault), "{}", text(&told.stderr));
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_fault() {
+    let told = Place::with(&[]).run(&["--config", "away.toml", "config", "check"], &[]);
+    assert_eq!(told.status.code(), Some(2));
+    assert!(text(&told.stderr).contains("away.toml cannot be read"), "{}", text(&told.stderr));
+}
+
+#[test]
+fn a_command_uses_the_file_that_is_named_and_the_environment_wins() {
+    let place = Place::with(&[("restante.toml", "data_dir = \"from-the-file\"\n")]);
+    let migrate = ["migrate", "--config", "restante.toml"];
+    assert!(place.run(&migrate, &[]).status.success());
+    assert!(place.0.path().join("from-the-file/restante.db").is_file());
+    assert!(place.run(&migrate, &[("DATA_DIR", "from-the-environment")]).status.success());
+    assert!(place.0.path().join("from-the-environment/restante.db").is_file());
+}
+
+#[test]
+fn settings_in_effect_are_printed_with_their_source_and_without_secrets() {
+    let place = Place::with(&[
+        (".env", "RELAY_NAME=relay.example.org\nADMISSION_JWKS=https://u:hunter2@host/hunter2?key=hunter2\n"),
+        (
+            "restante.toml",
+            "redis_url = \"redis://:hunter2@cache:6379\"\ncors_allowed_origins = [\"https://a\"]\n",
+        ),
+        ("master", SECRET),
+    ]);
+    let environment = [
+        ("DATABASE_URL", "postgres://user:hunter2@db.internal:5432/restante?sslpassword=hunter2"),
+        ("MASTER_SECRET_FILE", "master"),
+        ("TOKEN_SIGNING_KEY", SECRET),
+    ];
+    let told = place.run(&["--config", "restante.toml", "config", "print"], &environment);
+    assert!(told.status.success(), "{}", text(&told.stderr));
+    let told = text(&told.stdout);
+    for line in [
+        "port = 8091  # default",
+        "relay_name = \"relay.example.org\"  # .env",
+        "admission_jwks = \"(set)\"  # .env",
+        "redis_url = \"redis://***@cache:6379\"  # restante.toml",
+        "cors_allowed_origins = [\"https://a\"]  # restante.toml",
+        "database_url = \"postgres://***@db.internal:5432/restante?***\"  # environment",
+        "master_secret = \"(set)\"  # environment",
+        "token_signing_key = \"(set)\"  # environment",
+    ] {
+        assert!(told.lines().any(|other| other == line), "{line} in\n{told}");
+    }
+    for secret in ["hunter2", SECRET, "hunter2hunter2"] {
+        assert!(!told.contains(secret), "{told}");
+    }
+}
+
+#[test]
+fn the_example_that_is_printed_is_a_sound_settings_file() {
+    let example = Place::with(&[]).run(&["config", "example"], &[]);
+    let place = Place::with(&[("restante.toml", text(&example.stdout))]);
+    let told = place.run(&["--config", "restante.toml", "config", "check"], &[]);
+    assert_eq!(told.status.code(), Some(0), "{}", text(&told.stderr));
+}
