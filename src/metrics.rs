@@ -28,6 +28,8 @@ const HOT_REACHABLE: &str = "restante_hot_reachable";
 const HOT_FAILURES: &str = "restante_hot_failures_total";
 const HOT_SKIPPED: &str = "restante_hot_skipped_batches_total";
 const SOCKETS_CLOSED: &str = "restante_sockets_closed_total";
+const TLS_RELOADS: &str = "restante_tls_reloads_total";
+const TLS_EXPIRES: &str = "restante_tls_certificate_expires_seconds";
 const BUILD: &str = "restante_build_info";
 
 /// Items of a batch; a lane takes 256 at most.
@@ -49,6 +51,7 @@ struct Figures {
     acked: Counter,
     finds: Counter,
     hot_skipped: Counter,
+    tls_expires: Gauge,
 }
 
 impl Figures {
@@ -63,6 +66,9 @@ impl Figures {
         let page = recorder.handle();
         with_local_recorder(&recorder, || {
             describe();
+            for outcome in ["ok", "failed"] {
+                counter!(TLS_RELOADS, "outcome" => outcome).increment(0);
+            }
             gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
         });
         let count = |name: &'static str| with_local_recorder(&recorder, || counter!(name));
@@ -75,6 +81,7 @@ impl Figures {
             acked: count(ACKED),
             finds: count(FINDS),
             hot_skipped: count(HOT_SKIPPED),
+            tls_expires: level(TLS_EXPIRES),
             recorder,
         }
     }
@@ -96,6 +103,8 @@ fn describe() {
     describe_counter!(HOT_FAILURES, "acts of hot state that failed");
     describe_counter!(HOT_SKIPPED, "batches left to the reconciler because hot delivery did not keep up");
     describe_counter!(SOCKETS_CLOSED, "sockets that ended");
+    describe_counter!(TLS_RELOADS, "times the certificate's files were read again");
+    describe_gauge!(TLS_EXPIRES, "when the certificate ends, in seconds of Unix; 0 without TLS");
     describe_gauge!(BUILD, "1; the label tells the version");
 }
 
@@ -159,6 +168,16 @@ pub fn hot_skipped() {
 /// So many sockets ended for a reason; none makes it known that there is such a reason.
 pub fn sockets_closed(reason: &'static str, sockets: u64) {
     FIGURES.labelled(SOCKETS_CLOSED, "reason", reason).increment(sockets);
+}
+
+/// The certificate's files were read again: `ok` or `failed`.
+pub fn tls_reloaded(outcome: &'static str) {
+    FIGURES.labelled(TLS_RELOADS, "outcome", outcome).increment(1);
+}
+
+/// The certificate ends then, counted from the epoch of Unix.
+pub fn certificate_expires(at: Duration) {
+    FIGURES.tls_expires.set(at.as_secs_f64());
 }
 
 /// All figures in the text format of Prometheus, with what was looked at just now.

@@ -13,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Known, MasterSecret};
+use super::{Known, MasterSecret, TlsFiles};
 use crate::domain::CipherSuite;
 
 /// Reads settings, remembers which there are and what is wrong with them.
@@ -154,6 +154,24 @@ impl Reader {
             self.faults.push(format!("{name} names one server; a cluster begins with redis+cluster://"));
         }
         Some(value)
+    }
+
+    /// The files of a certificate and its key: both or neither.
+    pub(super) fn tls_files(&mut self, certificate: &'static str, key: &'static str) -> Option<TlsFiles> {
+        let (found, its_key) = (self.optional(certificate), self.optional(key));
+        match (found, its_key) {
+            (Some(certificate), Some(key)) => {
+                Some(TlsFiles { certificate: certificate.into(), key: key.into() })
+            }
+            (None, None) => None,
+            (Some(_), None) => self.lacking(key, certificate),
+            (None, Some(_)) => self.lacking(certificate, key),
+        }
+    }
+
+    fn lacking<T>(&mut self, missing: &str, given: &str) -> Option<T> {
+        self.faults.push(format!("{missing} is missing: {given} is set, and TLS needs both"));
+        None
     }
 
     pub(super) fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
