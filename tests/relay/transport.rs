@@ -1,5 +1,7 @@
 //! The promises about connections (proto-docs/transport.md).
 
+mod headers;
+mod http2;
 mod tls;
 
 use crate::support::{
