@@ -1,7 +1,9 @@
 //! The promises about connections (proto-docs/transport.md).
 
 mod headers;
+mod hostile;
 mod http2;
+mod sockets;
 mod tls;
 
 use crate::support::{
