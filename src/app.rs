@@ -8,37 +8,32 @@ use std::{
     time::Duration,
 };
 
-use actix_cors::Cors;
-use actix_web::{
-    App, HttpServer,
-    dev::ServerHandle,
-    http::KeepAlive,
-    middleware::{Condition, from_fn},
-    web,
-};
+use actix_server::ServerHandle;
+use actix_web::web;
 use tokio::{task::JoinHandle, time::timeout_at};
 use tokio_util::sync::CancellationToken;
-use utoipa_actix_web::AppExt;
 
 mod backup;
 mod crew;
 mod figures;
+mod listen;
 mod parts;
 mod secrets;
 
 pub use backup::{AfterRestore, backup, newest_schema, restored};
 use crew::Crew;
+use listen::listen;
 use parts::{Ground, Parts};
 use secrets::Secrets;
 
 use crate::{
-    api,
     auth::{AdmissionFault, Admissions, Authority, Tokens},
     config::{AuthMode, Config},
     domain::{Clock, Pseudonyms},
     hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
-    http::{frame, metrics::Guard, service::Health, unknown_path},
+    http::{metrics::Guard, service::Health},
     jobs,
+    net::{Certificate, TlsFault},
     queue::routes::SocketFloor,
     store::{self, Committed, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
 };
@@ -48,16 +43,6 @@ const COMMITTED_BATCHES: usize = 256;
 
 /// Bytes of committed items that may be on their way to hot delivery.
 const COMMITTED_BYTES: usize = 64 << 20;
-
-/// How long a silent head of a request is waited for.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long an idle HTTP connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// Bytes that the kernel keeps for a peer that does not read (it doubles the figure for its own overhead). Left to itself
-/// it keeps megabytes, which a session does not see and nobody bounds.
-const SEND_BUFFER: usize = 256 << 10;
 
 /// Why the relay did not start.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +62,9 @@ pub enum StartError {
     /// A secret is not one: which, and why.
     #[error("{0}: {1}")]
     Secret(String, String),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsFault),
     /// The host application's keys cannot be used.
     #[error("admission tokens cannot be checked: {0}")]
     Admission(#[from] AdmissionFault),
@@ -91,7 +79,8 @@ fn reason(error: &StoreError) -> String {
 
 /// A running relay.
 pub struct Relay {
-    addresses: Vec<SocketAddr>,
+    address: SocketAddr,
+    scheme: &'static str,
     metrics_address: Option<SocketAddr>,
     engines: String,
     health: web::Data<Health>,
@@ -110,6 +99,7 @@ pub struct Relay {
 pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
     let (committed, commits) = store::committed(COMMITTED_BATCHES, COMMITTED_BYTES);
     let secrets = Secrets::load(&config)?;
+    let certificate = config.transport.tls.clone().map(Certificate::load).transpose()?;
     let admissions = Admissions::new(&config.admission)?.map(Arc::new);
     let pseudonyms = Pseudonyms::new(secrets.key_for(b"audit pseudonyms"));
     let (store, store_name) = open_store(&config, committed, &clock, pseudonyms).await?;
@@ -138,15 +128,19 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     if let Some(admissions) = admissions.clone() {
         crew.spawn("admissions", admissions.follow(stop()));
     }
+    if let Some(certificate) = certificate.clone() {
+        crew.spawn("certificate", certificate.follow(stop()));
+    }
 
     let ground = Ground { store: Arc::clone(&store), switchboard, clock, authority, admissions, secrets };
     let parts = Parts::new(&config, &ground, &stop_sockets);
     let (health, floor) = (parts.health.clone(), parts.floor.clone());
     let patience = config.shutdown_timeout;
+    let scheme = if certificate.is_some() { "https" } else { "http" };
     let figures = config.metrics_address.map(figures::bind).transpose();
     let guard = web::Data::new(Guard(config.metrics_token.clone()));
-    let listening = figures.and_then(|figures| Ok((figures, listen(config, parts)?)));
-    let (figures, (server, addresses)) = match listening {
+    let listening = figures.and_then(|figures| Ok((figures, listen(config, parts, certificate)?)));
+    let (figures, (server, address)) = match listening {
         Ok(listening) => listening,
         Err(error) => {
             crew.stop();
@@ -160,7 +154,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
         address
     });
     Ok(Relay {
-        addresses,
+        address,
+        scheme,
         metrics_address,
         engines: format!("store: {store_name}, hot state: {engine_name}"),
         health,
@@ -176,8 +171,14 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
 impl Relay {
     /// Where it listens.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.addresses.first().copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How it is dialled there: `https` or `http`.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        self.scheme
     }
 
     /// Where it tells its figures, if it does.
@@ -269,67 +270,4 @@ pub async fn migrate(config: &Config) -> Result<(), StartError> {
         None => SqliteStore::migrate(&config.data_dir).await?,
     }
     Ok(())
-}
-
-fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<SocketAddr>), StartError> {
-    let address = config.address();
-    let (workers, patience) = (config.workers, config.shutdown_timeout.as_secs());
-    // The kernel gives up a peer that takes nothing, some time after the session has.
-    let stalled = config.socket.stall + Duration::from_secs(5);
-    let config = web::Data::new(config);
-    let known = web::Data::new(api::known_paths());
-    let document = web::Data::new(api::Published::new());
-    let server = HttpServer::new(move || {
-        App::new()
-            .app_data(config.clone())
-            .app_data(known.clone())
-            .app_data(document.clone())
-            .app_data(parts.health.clone())
-            .app_data(parts.floor.clone())
-            .app_data(parts.authority.clone())
-            .app_data(parts.logins.clone())
-            .app_data(parts.address_budgets.clone())
-            .app_data(parts.keys.clone())
-            .app_data(parts.messages.clone())
-            .app_data(parts.groups.clone())
-            .app_data(parts.queue.clone())
-            .wrap(Condition::new(!config.cors_allowed_origins.is_empty(), cors(&config)))
-            .wrap(from_fn(frame))
-            .into_utoipa_app()
-            .configure(api::routes)
-            .into_app()
-            .default_service(web::to(unknown_path))
-    });
-    let server = if workers > 0 { server.workers(workers) } else { server };
-    let server = server
-        .keep_alive(KeepAlive::Timeout(IDLE_TIMEOUT))
-        .client_request_timeout(HEAD_TIMEOUT)
-        .shutdown_timeout(patience)
-        .tcp_nodelay(true)
-        .disable_signals()
-        .on_connect(move |connection, _| {
-            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-                let socket = socket2::SockRef::from(stream);
-                let bound = socket
-                    .set_tcp_user_timeout(Some(stalled))
-                    .and_then(|()| socket.set_send_buffer_size(SEND_BUFFER));
-                if let Err(error) = bound {
-                    tracing::debug!(%error, "a connection keeps the system's own bounds");
-                }
-            }
-        })
-        .bind(address)
-        .map_err(|error| StartError::Io(format!("cannot listen on {address}"), error))?;
-    let addresses = server.addrs();
-    Ok((server.run(), addresses))
-}
-
-fn cors(config: &Config) -> Cors {
-    let allowed = config.cors_allowed_origins.iter();
-    let cors = allowed.fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
-    cors.allowed_methods(["GET", "POST", "PUT", "DELETE"])
-        .allowed_headers(["authorization", "content-type", "x-join-token"])
-        .expose_headers(["x-request-id", "retry-after"])
-        .max_age(3600)
-        .block_on_origin_mismatch(false)
 }

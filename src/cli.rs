@@ -1,7 +1,7 @@
 //! The command line: serve (the default), migrate, openapi, healthcheck, config, and what backups need.
 
 use std::{
-    io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -9,12 +9,8 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
+use tokio::signal::unix::{SignalKind, signal};
+use ureq::{Agent, tls::TlsConfig};
 
 use crate::{
     api, app,
@@ -103,7 +99,7 @@ impl Arguments {
         let done = match command {
             Command::Serve => serve(config).await,
             Command::Migrate => app::migrate(&config).await.map_err(|error| error.to_string()),
-            Command::Healthcheck => healthcheck(&config).await.map_err(|error| error.to_string()),
+            Command::Healthcheck => healthcheck(&config),
             Command::Backup { file } => backup(&config, &file).await,
             Command::Restored => restored(&config).await,
             Command::Config { act } => {
@@ -146,6 +142,12 @@ async fn serve(config: Config) -> Result<(), String> {
     if config.metrics_token.is_none() && config.metrics_address.is_some_and(|at| !at.ip().is_loopback()) {
         tracing::warn!("METRICS_ADDRESS can be reached from other machines, and METRICS_TOKEN is not set");
     }
+    if is_in_the_clear(&config) {
+        tracing::warn!(
+            "HOST is not a loopback address, and there is neither TLS (TLS_CERT_PATH, TLS_KEY_PATH) nor a proxy \
+             (TRUSTED_PROXIES): tokens cross the network in the clear"
+        );
+    }
     let relay = app::start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
     announce(&relay, format);
     let ended = relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string());
@@ -179,14 +181,15 @@ async fn restored(config: &Config) -> Result<(), String> {
 }
 
 fn announce(relay: &app::Relay, format: LogFormat) {
-    let (version, address, engines) = (env!("CARGO_PKG_VERSION"), relay.address(), relay.engines());
+    let (version, engines) = (env!("CARGO_PKG_VERSION"), relay.engines());
+    let (scheme, address) = (relay.scheme(), relay.address());
     match format {
         LogFormat::Json => {
-            tracing::info!(version, %address, engines, metrics = relay.metrics_address().map(tracing::field::display), "listening");
+            tracing::info!(version, scheme, %address, engines, metrics = relay.metrics_address().map(tracing::field::display), "listening");
         }
         LogFormat::Pretty => {
-            println!("restante {version} listens on http://{address} ({engines})");
-            println!("try: curl http://{address}/health");
+            println!("restante {version} listens on {scheme}://{address} ({engines})");
+            println!("try: curl {scheme}://{address}/health");
             if let Some(address) = relay.metrics_address() {
                 println!("metrics: http://{address}/metrics");
             }
@@ -208,16 +211,28 @@ async fn asked_to_stop() {
     }
 }
 
-async fn healthcheck(config: &Config) -> io::Result<()> {
+/// Asks the relay of these settings whether it is ready. It may show a certificate for the name that clients dial, or one
+/// that it is about to change: which is not looked at, because nothing secret is said to this machine.
+fn healthcheck(config: &Config) -> Result<(), String> {
     let host = if config.host.is_unspecified() { [127, 0, 0, 1].into() } else { config.host };
-    let asked = async {
-        let mut stream = TcpStream::connect((host, config.port)).await?;
-        stream.write_all(b"GET /health/ready HTTP/1.0\r\nhost: localhost\r\n\r\n").await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, io::Error>(answer)
-    };
-    let answer = timeout(HEALTHCHECK_TIMEOUT, asked).await.map_err(io::Error::other)??;
-    let status = answer.split_whitespace().nth(1).unwrap_or("no status");
-    if status == "200" { Ok(()) } else { Err(io::Error::other(format!("the relay is not ready: {status}"))) }
+    let scheme = if config.transport.tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}/health/ready", SocketAddr::new(host, config.port));
+    let agent = Agent::config_builder()
+        .timeout_global(Some(HEALTHCHECK_TIMEOUT))
+        .tls_config(TlsConfig::builder().disable_verification(true).build())
+        .http_status_as_error(false)
+        .proxy(None)
+        .max_redirects(0)
+        .build()
+        .new_agent();
+    let answer = agent.get(&url).call().map_err(|error| error.to_string())?;
+    match answer.status().as_u16() {
+        200 => Ok(()),
+        status => Err(format!("the relay is not ready: {status}")),
+    }
+}
+
+/// Whether strangers on the network can read along: no TLS here, and no proxy that could have it.
+fn is_in_the_clear(config: &Config) -> bool {
+    config.transport.tls.is_none() && !config.host.is_loopback() && config.proxies.trusted.is_empty()
 }

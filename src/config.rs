@@ -18,7 +18,7 @@ use std::{
 pub use kinds::{
     AddressLimits, AdmissionAlgorithm, AdmissionSettings, AuthMode, ClientLimits, FetchLimits,
     ForwardedHeader, GroupLimits, LogFormat, MasterSecret, MlsSettings, Proxies, RegistrationMode,
-    SocketTimes, TraceSettings,
+    SocketTimes, StrictTransport, TlsFiles, TraceSettings, Transport,
 };
 use reader::Reader;
 use secrecy::SecretString;
@@ -37,6 +37,7 @@ pub struct Config {
     pub metrics_address: Option<SocketAddr>,
     pub metrics_token: Option<SecretString>,
     pub workers: usize,
+    pub transport: Transport,
     pub log_filter: String,
     pub log_format: LogFormat,
     pub traces: TraceSettings,
@@ -138,6 +139,7 @@ impl Config {
             metrics_address: reader.address("METRICS_ADDRESS"),
             metrics_token: reader.secret("METRICS_TOKEN"),
             workers: reader.number("WORKERS", 0, 0..=1024),
+            transport: Self::read_transport(reader),
             log_filter: reader.directives("RUST_LOG", "warn,restante=info"),
             log_format: reader
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
@@ -234,6 +236,26 @@ impl Config {
         }
     }
 
+    fn read_transport(reader: &mut Reader) -> Transport {
+        Transport {
+            tls: reader.tls_files("TLS_CERT_PATH", "TLS_KEY_PATH"),
+            strict: reader.choice(
+                "STRICT_TRANSPORT_SECURITY",
+                &[
+                    ("auto", StrictTransport::Auto),
+                    ("on", StrictTransport::On),
+                    ("off", StrictTransport::Off),
+                ],
+            ),
+            max_connections: reader.number("MAX_CONNECTIONS", 20_000, 1..=1_000_000),
+            max_handshakes: reader.number("MAX_TLS_HANDSHAKES", 512, 1..=100_000),
+            handshake: reader.seconds("TLS_HANDSHAKE_TIMEOUT", 10, 1..=120),
+            head: reader.seconds("REQUEST_HEAD_TIMEOUT", 10, 2..=120),
+            body: reader.seconds("REQUEST_BODY_TIMEOUT", 30, 1..=600),
+            idle: reader.seconds("IDLE_TIMEOUT", 75, 1..=3600),
+        }
+    }
+
     fn check_combinations(&self, faults: &mut Vec<String>) {
         for (name, value) in [("RELAY_NAME", &self.relay_name), ("REDIS_PREFIX", &self.redis_prefix)] {
             // Both become parts of longer texts, where an odd byte could make two of them look like one.
@@ -297,17 +319,15 @@ impl Config {
     }
 }
 
-/// Whether this is a web origin as browsers write it: scheme, host, perhaps a port, all in lower case.
+/// Whether this is an origin as browsers write it: scheme, host, perhaps a port, all in lower case. Pages inside an
+/// application have schemes of their own.
 fn is_origin(text: &str) -> bool {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    rest.is_some_and(|host| {
-        let fits = |byte: u8| {
-            byte.is_ascii_lowercase()
-                || byte.is_ascii_digit()
-                || matches!(byte, b'.' | b'-' | b':' | b'[' | b']')
-        };
-        !host.is_empty() && host.bytes().all(fits)
-    })
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fits = |byte: u8| plain(byte) || matches!(byte, b'.' | b'-' | b':' | b'[' | b']');
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| plain(byte) || matches!(byte, b'+' | b'-' | b'.'));
+    is_scheme && !host.is_empty() && host.bytes().all(fits)
 }
 
 #[cfg(test)]

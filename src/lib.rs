@@ -70,6 +70,7 @@
 //! | [`keys`], [`messages`], [`groups`], [`queue`] | the features: rules in `mod.rs`, HTTP edge in `routes.rs` |
 //! | `verify` | what both rooms of MLS rules can do of its cryptography: hash and verify, and nothing else |
 //! | [`auth`] | who is calling; how devices prove themselves and stay logged in |
+//! | [`net`] | connections: TLS, HTTP/1.1 and HTTP/2, their bounds in time and number |
 //! | [`http`], [`wire`] | what the edges share: problems, bodies, the frame around a request; JSON atoms |
 //! | [`app`] | the composition root: the one place that names engines |
 //! | [`api`] | the one list of routes, and the OpenAPI document and the page made from it |
@@ -105,6 +106,7 @@ pub mod jobs;
 pub mod keys;
 pub mod messages;
 pub mod metrics;
+pub mod net;
 pub mod queue;
 pub mod store;
 pub mod telemetry;

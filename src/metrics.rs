@@ -39,6 +39,8 @@ const POOLED: &str = "restante_db_connections";
 const PANICS: &str = "restante_panics_total";
 const JOB_FAILURES: &str = "restante_job_failures_total";
 const TRACE_FAILURES: &str = "restante_trace_export_failures_total";
+const TLS_RELOADS: &str = "restante_tls_reloads_total";
+const TLS_EXPIRES: &str = "restante_tls_certificate_expires_seconds";
 const BUILD: &str = "restante_build_info";
 
 /// Items of a batch; a lane takes 256 at most.
@@ -71,6 +73,7 @@ struct Figures {
     mls_seconds: Histogram,
     panics: Counter,
     trace_failures: Counter,
+    tls_expires: Gauge,
 }
 
 /// How an item or an entry reaches its device.
@@ -108,6 +111,9 @@ impl Figures {
         let page = recorder.handle();
         with_local_recorder(&recorder, || {
             describe();
+            for outcome in ["ok", "failed"] {
+                counter!(TLS_RELOADS, "outcome" => outcome).increment(0);
+            }
             gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
         });
         let count = |name: &'static str| with_local_recorder(&recorder, || counter!(name));
@@ -133,6 +139,7 @@ impl Figures {
             mls_seconds: times(MLS_SECONDS),
             panics: count(PANICS),
             trace_failures: count(TRACE_FAILURES),
+            tls_expires: level(TLS_EXPIRES),
             recorder,
         }
     }
@@ -169,6 +176,8 @@ fn describe() {
     describe_counter!(PANICS, "panics, which are faults of the relay");
     describe_counter!(JOB_FAILURES, "rounds of the relay's jobs that failed");
     describe_counter!(TRACE_FAILURES, "batches of spans that no collector took");
+    describe_counter!(TLS_RELOADS, "times the certificate's files were read again");
+    describe_gauge!(TLS_EXPIRES, "when the certificate ends, in seconds of Unix; 0 without TLS");
     describe_gauge!(BUILD, "1; the label tells the version");
 }
 
@@ -298,6 +307,16 @@ pub fn hot_skipped() {
 /// So many sockets ended for a reason; none makes it known that there is such a reason.
 pub fn sockets_closed(reason: &'static str, sockets: u64) {
     FIGURES.labelled(SOCKETS_CLOSED, "reason", reason).increment(sockets);
+}
+
+/// The certificate's files were read again: `ok` or `failed`.
+pub fn tls_reloaded(outcome: &'static str) {
+    FIGURES.labelled(TLS_RELOADS, "outcome", outcome).increment(1);
+}
+
+/// The certificate ends then, counted from the epoch of Unix.
+pub fn certificate_expires(at: Duration) {
+    FIGURES.tls_expires.set(at.as_secs_f64());
 }
 
 /// All figures in the text format of Prometheus, with what was looked at just now.

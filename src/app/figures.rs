@@ -3,12 +3,13 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    time::Duration,
 };
 
 use actix_web::{App, HttpServer, web};
 use tokio_util::sync::CancellationToken;
 
-use super::{HEAD_TIMEOUT, IDLE_TIMEOUT, StartError};
+use super::StartError;
 use crate::http::{
     metrics::{self, Guard},
     service::Health,
@@ -16,6 +17,12 @@ use crate::http::{
 
 /// Connections of whoever collects the figures.
 const CONNECTIONS: usize = 64;
+
+/// How long a silent head of a request is waited for.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an idle connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Takes the address, and tells which it is.
 ///

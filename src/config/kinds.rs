@@ -1,6 +1,6 @@
 //! The kinds of settings.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use secrecy::SecretString;
@@ -153,6 +153,59 @@ pub struct SocketTimes {
     pub silence: Duration,
     /// How long a peer may refuse to read.
     pub stall: Duration,
+}
+
+/// Where the relay's certificate and its key are, in PEM.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The certificate, then what leads from it to a root.
+    pub certificate: PathBuf,
+    /// The private key of the first certificate.
+    pub key: PathBuf,
+}
+
+/// When browsers are told to come by TLS alone (RFC 6797).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StrictTransport {
+    /// When the relay itself speaks TLS.
+    Auto,
+    /// Always: a proxy in front speaks it.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How connections are secured and bounded.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    /// With which certificate; none means in the clear.
+    pub tls: Option<TlsFiles>,
+    /// When browsers are told to come by TLS alone.
+    pub strict: StrictTransport,
+    /// Connections of the process.
+    pub max_connections: usize,
+    /// TLS handshakes of the process that are under way.
+    pub max_handshakes: usize,
+    /// How long a handshake may take.
+    pub handshake: Duration,
+    /// How long the head of a request may take.
+    pub head: Duration,
+    /// How long its body may take.
+    pub body: Duration,
+    /// How long a connection is kept without a request.
+    pub idle: Duration,
+}
+
+impl Transport {
+    /// Whether answers tell browsers to come by TLS alone.
+    #[must_use]
+    pub const fn is_strict(&self) -> bool {
+        match self.strict {
+            StrictTransport::Auto => self.tls.is_some(),
+            StrictTransport::On => true,
+            StrictTransport::Off => false,
+        }
+    }
 }
 
 /// The master secret, from which per-purpose keys are derived (HKDF-SHA-256).

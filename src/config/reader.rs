@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 
-use super::{InEffect, Kind, Known, MasterSecret, Source, sources::Layer};
+use super::{InEffect, Kind, Known, MasterSecret, Source, TlsFiles, sources::Layer};
 use crate::domain::CipherSuite;
 
 /// Bytes of a file that holds a secret.
@@ -220,6 +220,24 @@ impl Reader {
             self.faults.push(format!("{name} names one server; a cluster begins with redis+cluster://"));
         }
         Some(value)
+    }
+
+    /// The files of a certificate and its key: both or neither.
+    pub(super) fn tls_files(&mut self, certificate: &'static str, key: &'static str) -> Option<TlsFiles> {
+        let (found, its_key) = (self.optional(certificate), self.optional(key));
+        match (found, its_key) {
+            (Some(certificate), Some(key)) => {
+                Some(TlsFiles { certificate: certificate.into(), key: key.into() })
+            }
+            (None, None) => None,
+            (Some(_), None) => self.lacking(key, certificate),
+            (None, Some(_)) => self.lacking(certificate, key),
+        }
+    }
+
+    fn lacking<T>(&mut self, missing: &str, given: &str) -> Option<T> {
+        self.faults.push(format!("{missing} is missing: {given} is set, and TLS needs both"));
+        None
     }
 
     pub(super) fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {

@@ -98,6 +98,38 @@ fn a_cluster_of_redis_is_declared_with_its_seeds_and_faults_tell_no_password() {
 }
 
 #[test]
+fn a_certificate_needs_its_key_and_makes_answers_strict() {
+    let (certificate, key) = (("TLS_CERT_PATH", "/c"), ("TLS_KEY_PATH", "/k"));
+    let lacking = |name: &str| format!("{name} is missing");
+    assert!(faults(&[certificate])[0].starts_with(&lacking("TLS_KEY_PATH")));
+    assert!(faults(&[key])[0].starts_with(&lacking("TLS_CERT_PATH")));
+    let strict =
+        |own: &[(&str, &str)]| Config::from_vars(&BTreeMap::new(), &vars(own)).unwrap().transport.is_strict();
+    let setting = |value| ("STRICT_TRANSPORT_SECURITY", value);
+    assert!(strict(&[certificate, key]) && strict(&[setting("on")]));
+    assert!(!strict(&[]) && !strict(&[certificate, key, setting("off")]));
+}
+
+#[test]
+fn origins_are_those_of_pages_on_the_web_and_inside_applications() {
+    let told = |origin: &str| faults(&[("CORS_ALLOWED_ORIGINS", origin)]).len();
+    for good in [
+        "https://a.example",
+        "http://localhost:3000",
+        "http://[::1]:80",
+        "capacitor://localhost",
+        "app-1+x://a",
+    ] {
+        assert_eq!(told(good), 0, "{good}");
+    }
+    for bad in
+        ["*", "null", "https://", "a.example", "https://a.example/", "HTTPS://a.example", "1x://a", "://a"]
+    {
+        assert_eq!(told(bad), 1, "{bad}");
+    }
+}
+
+#[test]
 fn debug_output_hides_secrets() {
     let secret = STANDARD.encode([7; 32]);
     let config = Config::from_vars(

@@ -13,9 +13,6 @@ use super::{
 };
 use crate::config::{ClientLimits, Config};
 
-/// How long a body may take to come.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Which limit holds for a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyKind {
@@ -60,7 +57,7 @@ impl<T: RequestBody> FromRequest for Body<T> {
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let limit = limit::<T>(request);
+        let (limit, time) = (limit::<T>(request), time(request));
         let checked = check_type(request).and(check_length(request, limit));
         let gate = T::ACT.map(|act| Gate::of(request, act));
         let payload = payload.take();
@@ -69,7 +66,7 @@ impl<T: RequestBody> FromRequest for Body<T> {
                 gate?.pass().await?;
             }
             checked?;
-            parse::<T>(&read_in_time(payload, limit).await?).map(Self)
+            parse::<T>(&read_in_time(payload, limit, time).await?).map(Self)
         })
     }
 }
@@ -82,12 +79,12 @@ impl<T: RequestBody> FromRequest for OptionalBody<T> {
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let limit = limit::<T>(request);
+        let (limit, time) = (limit::<T>(request), time(request));
         let (is_json, fits) = (check_type(request), check_length(request, limit));
         let payload = payload.take();
         Box::pin(async move {
             fits?;
-            let bytes = read_in_time(payload, limit).await?;
+            let bytes = read_in_time(payload, limit, time).await?;
             if bytes.is_empty() {
                 return Ok(Self(None));
             }
@@ -101,9 +98,14 @@ fn limit<T: RequestBody>(request: &HttpRequest) -> usize {
     request.app_data::<web::Data<Config>>().map_or(0, |config| T::KIND.limit(&config.limits))
 }
 
-async fn read_in_time(payload: Payload, limit: usize) -> Result<web::BytesMut, Problem> {
+/// How long a body may take to come.
+fn time(request: &HttpRequest) -> Duration {
+    request.app_data::<web::Data<Config>>().map_or(Duration::ZERO, |config| config.transport.body)
+}
+
+async fn read_in_time(payload: Payload, limit: usize, time: Duration) -> Result<web::BytesMut, Problem> {
     let late = |_| Problem::new(408, "request-timeout", "the body did not come in time");
-    timeout(BODY_TIMEOUT, read(payload, limit)).await.map_err(late)?
+    timeout(time, read(payload, limit)).await.map_err(late)?
 }
 
 fn parse<T: RequestBody>(bytes: &[u8]) -> Result<T, Problem> {
@@ -117,6 +119,9 @@ fn check_type(request: &HttpRequest) -> Result<(), Problem> {
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = content_type.split(';').next().unwrap_or("").trim();
+    if request.headers().contains_key(header::CONTENT_ENCODING) {
+        return Err(Problem::new(415, "unsupported-media-type", "compressed bodies are not taken"));
+    }
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }

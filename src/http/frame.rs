@@ -26,20 +26,23 @@ use futures_util::FutureExt as _;
 use tracing::{Instrument as _, field};
 use uuid::Uuid;
 
-use super::Problem;
+use super::{Problem, heads};
 use crate::config::{AuthMode, Config};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Gives the request an id, turns what was refused into a problem, and writes one log line without identities.
+/// Gives the request an id, refuses an oversized head, turns what was refused into a problem, adds what every answer says,
+/// and writes one log line without identities.
 pub async fn frame<B: MessageBody + 'static>(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, actix_web::Error> {
     let request_id = fresh_request_id();
     let began = Instant::now();
-    let refused =
-        request.app_data::<web::Data<Config>>().and_then(|config| open_mode_refusal(&request, config));
+    let config = request.app_data::<web::Data<Config>>().cloned();
+    let refused = heads::fault(&request)
+        .or_else(|| config.as_ref().and_then(|config| open_mode_refusal(&request, config)));
+    heads::route_head_as_get(&mut request);
     let response = match refused {
         Some(problem) => {
             let response = HttpResponse::from_error(problem);
@@ -59,10 +62,10 @@ pub async fn frame<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    if response.request().path().starts_with("/api/") {
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    }
-    Ok(response)
+    let (request, response) = response.into_parts();
+    let mut response = response;
+    heads::guard(response.headers_mut(), request.path(), config.as_deref().map(AsRef::as_ref));
+    Ok(ServiceResponse::new(request, response))
 }
 
 /// The answer of the route, under a span of its own. A panic is answered 500, and the connection goes on.
@@ -213,7 +216,10 @@ impl KnownPaths {
 /// # Errors
 /// Always: 405 with `Allow` when the path is known with other methods, else 404.
 pub async fn unknown_path(request: HttpRequest, known: web::Data<KnownPaths>) -> HttpResponse {
-    let methods = known.methods(request.path());
+    let mut methods = known.methods(request.path());
+    if methods.contains(&Method::GET) && heads::takes_head(request.path()) {
+        methods.push(Method::HEAD);
+    }
     if methods.is_empty() {
         return HttpResponse::from_error(Problem::not_found("route"));
     }

@@ -3,6 +3,7 @@
 mod address;
 mod body;
 mod frame;
+mod heads;
 mod limits;
 pub mod metrics;
 mod problem;
@@ -12,6 +13,7 @@ pub mod service;
 pub use address::CallerAddress;
 pub use body::{Body, BodyKind, OptionalBody, RequestBody, read_json};
 pub use frame::{KnownPaths, frame, unknown_path};
+pub use heads::check_origin;
 pub use limits::{Act, AddressBudgets};
 pub use problem::Problem;
 pub use query::Query;

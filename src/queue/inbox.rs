@@ -12,6 +12,9 @@ use tokio_util::codec::Decoder;
 /// The longest frame that is thrown away rather than ending the conversation, in bytes.
 const MOST_DISCARDED: u64 = 16 << 20;
 
+/// The most parts of one message. A part may be empty, and costs the relay work all the same.
+const MOST_PARTS: usize = 4096;
+
 /// Something a peer sent.
 #[derive(Debug)]
 pub(super) enum Inbound {
@@ -40,6 +43,8 @@ pub(super) struct Inbox {
     /// Bytes of an oversized frame that are still to come.
     discard: u64,
     fragments: Fragments,
+    /// Parts of the message so far.
+    parts: usize,
 }
 
 /// A message that comes in parts (RFC 6455 §5.4).
@@ -55,7 +60,15 @@ impl Inbox {
     /// Reads from a connection; no message is larger than `limit` bytes.
     pub(super) fn new(payload: web::Payload, limit: usize) -> Self {
         let codec = Codec::new().max_size(limit);
-        Self { payload, codec, buffer: BytesMut::new(), limit, discard: 0, fragments: Fragments::None }
+        Self {
+            payload,
+            codec,
+            buffer: BytesMut::new(),
+            limit,
+            discard: 0,
+            fragments: Fragments::None,
+            parts: 0,
+        }
     }
 
     /// The largest message that is taken, in bytes.
@@ -85,6 +98,7 @@ impl Inbox {
                 return Ok(None);
             }
             let Some(frame) = self.codec.decode(&mut self.buffer)? else { return Ok(None) };
+            self.count_part(&frame)?;
             if let Some(inbound) = self.whole(frame) {
                 return Ok(Some(inbound));
             }
@@ -107,6 +121,15 @@ impl Inbox {
         self.buffer.advance(here);
         self.discard -= here as u64;
         Ok(self.discard == 0)
+    }
+
+    fn count_part(&mut self, frame: &Frame) -> Result<(), ProtocolError> {
+        match frame {
+            Frame::Continuation(Item::FirstText(_) | Item::FirstBinary(_)) => self.parts = 1,
+            Frame::Continuation(Item::Continue(_) | Item::Last(_)) => self.parts += 1,
+            Frame::Text(_) | Frame::Binary(_) | Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_) => {}
+        }
+        if self.parts > MOST_PARTS { Err(ProtocolError::Overflow) } else { Ok(()) }
     }
 
     fn whole(&mut self, frame: Frame) -> Option<Inbound> {

@@ -27,7 +27,7 @@ use crate::{
     config::Config,
     domain::{Item, Position},
     groups::Groups,
-    http::{Body, Problem, Query, RequestBody},
+    http::{Body, Problem, Query, RequestBody, check_origin},
     messages::Messages,
     metrics::{self, Way},
     wire::{Id, ListedDeviceView, LogEntryView, MessageView, WelcomeView},
@@ -250,7 +250,7 @@ impl SocketFloor {
 #[utoipa::path(tag = "socket", params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses(
     (status = 101, description = "the frames are described in proto-docs/websocket.md"),
-    (status = 401, description = "no or bad token"), (status = 403, description = "`not-you`")))]
+    (status = 401, description = "no or bad token"), (status = 403, description = "`not-you`, `origin-not-allowed`")))]
 #[get("/ws/{user_id}/{device_id}")]
 async fn open_socket(
     request: HttpRequest,
@@ -260,6 +260,7 @@ async fn open_socket(
     authority: web::Data<Authority>,
     config: web::Data<Config>,
 ) -> Result<HttpResponse, Problem> {
+    check_origin(&request, &config)?;
     let offer = Offer::read(&request);
     let authority = authority.into_inner();
     let (identity, ticket) = match &offer.ticket {

@@ -81,6 +81,12 @@ const HOUSE: &[Room] = &[
         ],
         crates: &[],
     },
+    // Connections, before anybody knows what is asked on them.
+    Room {
+        files: &["net"],
+        uses: &["net", "config::TlsFiles", "config::Transport", "domain", "metrics"],
+        crates: &ACTIX,
+    },
     Room {
         files: &["http"],
         uses: &[

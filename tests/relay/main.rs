@@ -37,6 +37,7 @@ mod slow_readers;
 mod socket;
 mod store;
 mod support;
+mod transport;
 mod zero_knowledge;
 
 /// Written past the test runner's capture, because a half run must not look like a whole one.

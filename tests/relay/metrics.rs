@@ -100,7 +100,9 @@ async fn figures_follow_what_happens_and_name_nobody(backend: &Backend) {
         page.split(['{', ',']).filter_map(|part| part.split_once("=\"")).map(|(label, _)| label).collect();
     assert_eq!(
         labels,
-        BTreeSet::from(["act", "job", "lane", "le", "pool", "queue", "reason", "state", "version", "way"])
+        BTreeSet::from([
+            "act", "job", "lane", "le", "outcome", "pool", "queue", "reason", "state", "version", "way"
+        ])
     );
 }
 

@@ -90,7 +90,7 @@ async fn every_problem_has_all_its_members(backend: &Backend) {
     let wrong_method = device.get(&send).await;
     assert_eq!(wrong_method.header("allow"), "POST");
     let queue = "/api/v1/messages/queue/me/me";
-    assert_eq!(device.put(queue, None).await.header("allow"), "GET, DELETE");
+    assert_eq!(device.put(queue, None).await.header("allow"), "GET, DELETE, HEAD");
     let cases = [
         (get(&relay, "/nowhere").await, 404, "not-found"),
         (get(&relay, "/api/v1/nowhere").await, 404, "not-found"),

@@ -100,11 +100,24 @@ impl RelayProcess {
         self.ready().await;
     }
 
+    /// Asks it to read its certificate again (SIGHUP).
+    pub fn hang_up(&self) {
+        let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    async fn is_ready(&self) -> bool {
+        if self.settings.contains_key("TLS_CERT_PATH") {
+            return program(&self.settings, &self.cwd).arg("healthcheck").output().unwrap().status.success();
+        }
+        let answer = reqwest::get(format!("{}/health/ready", self.url())).await;
+        answer.is_ok_and(|answer| answer.status() == 200)
+    }
+
     async fn ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            let answer = reqwest::get(format!("{}/health/ready", self.url())).await;
-            if answer.is_ok_and(|answer| answer.status() == 200) {
+            if self.is_ready().await {
                 return;
             }
             let ended = self.child.try_wait().unwrap();
