@@ -34,10 +34,11 @@ field() {
     grep -oE "\"$1\":(\"[^\"]*\"|[^,}\"]+)" | sed -nE '1{s/^"[^"]*":"?//; s/"$//; p}'
 }
 
-# call STATUS METHOD PATH [TOKEN] [BODY]: calls the relay, prints the answer's body, fails unless the status is STATUS.
+# call STATUS METHOD PATH [TOKEN] [BODY]: calls the relay, prints the answer's body, which it leaves in $answer too, and fails
+# unless the status is STATUS.
 # Body and token go through pipes: the arguments of a program are everybody's to see.
 call() {
-    local expected=$1 method=$2 path=$3 token=${4:-} body=${5:-} answer status
+    local expected=$1 method=$2 path=$3 token=${4:-} body=${5:-} status
     local arguments=(-sS -X "$method" -w '\n%{http_code}' -H 'content-type: application/json')
     if [[ -n $token ]]; then arguments+=(-H @/dev/fd/3); fi
     if [[ -n $body ]]; then arguments+=(--data-binary @-); fi
