@@ -108,6 +108,7 @@ def build(root, scratch, target):
     folder = scratch / "build"
     folder.mkdir(parents=True)
     if target:
+        Path(target).mkdir(parents=True, exist_ok=True)
         (folder / "target").symlink_to(Path(target).resolve())
     run_build(root, scratch, True)
     program = folder / "target/release/restante"
