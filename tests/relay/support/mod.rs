@@ -22,5 +22,6 @@ pub(crate) mod relay;
 pub(crate) mod rosters;
 pub(crate) mod socket;
 pub(crate) mod tables;
+pub(crate) mod told;
 pub(crate) mod wait;
 pub(crate) mod wire;
