@@ -13,6 +13,7 @@ RUN sed -i '/^\[\[\(test\|bench\|example\)\]\]/,/^$/d' Cargo.toml \
     && cargo build --locked --release --bin restante
 
 # The relay. Cargo goes by times, and those of the sources may lie before the layer above.
+COPY .env.example ./
 COPY migrations migrations
 COPY src src
 RUN touch src/lib.rs src/main.rs && cargo build --locked --release --bin restante

@@ -59,6 +59,15 @@ def check_patience(place, patience, given):
 
 def check_dockerfile():
     check_settings("Dockerfile", assignments(" ".join(re.findall(r"^ENV (.*)$", text("Dockerfile"), re.M))))
+    build = text("Dockerfile").split("\nFROM ")[1]
+    given = [ROOT / name for line in re.findall(r"^COPY (.*) \S+$", build, re.M) for name in line.split()]
+    for path in (ROOT / "src").rglob("*.rs"):
+        if {part.removesuffix(".rs") for part in path.parts} & {"tests", "fuzzed"}:
+            continue
+        code = path.read_text().split("#[cfg(test)]")[0]
+        for name in re.findall(r'include_(?:str|bytes)!\(\s*"([^"]+)"', code):
+            inside = any((path.parent / name).resolve().is_relative_to(place) for place in given)
+            expect(inside, f"Dockerfile: does not copy {name}, which {path.relative_to(ROOT)} includes")
 
 
 # --- compose ------------------------------------------------------------------------------------------------------
