@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -181,6 +182,27 @@ def check_systemd():
     check_settings("deploy/systemd/restante.service", given)
     check_settings("deploy/systemd/restante.env.example", file)
     check_patience("deploy/systemd/restante.service", seconds(re.search(r"TimeoutStopSec=(.*)", unit).group(1)), file)
+
+
+    folder = re.search(r"\$\{RESTANTE_TLS:-(\S+)\}", text("deploy/systemd/renewed")).group(1)
+    handed = [f"{folder}/fullchain.pem", f"{folder}/privkey.pem"]
+    expected = [file["TLS_CERT_PATH"], file["TLS_KEY_PATH"]]
+    expect(handed == expected, f"deploy/systemd/renewed writes {handed}, the relay reads {expected}")
+    check_renewal()
+
+
+def check_renewal():
+    """That a certificate is handed over whole, and readable by the relay's group alone."""
+    with tempfile.TemporaryDirectory() as place:
+        source, target = Path(place) / "live", Path(place) / "tls"
+        source.mkdir()
+        names = {"fullchain.pem", "privkey.pem"}
+        for name in names:
+            (source / name).write_text(name)
+        given = {"RENEWED_LINEAGE": source, "RESTANTE_TLS": target, "RESTANTE_GROUP": str(os.getgid()), "PATH": os.environ["PATH"]}
+        subprocess.run([DEPLOY / "systemd/renewed"], env=given, check=True, stderr=subprocess.DEVNULL)
+        found = {path.name: (path.read_text(), path.stat().st_mode & 0o777) for path in target.iterdir()}
+        expect(found == {name: (name, 0o640) for name in names}, f"deploy/systemd/renewed left {found}")
 
 
 # --- the dashboard ------------------------------------------------------------------------------------------------
