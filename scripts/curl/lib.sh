@@ -1,4 +1,5 @@
 # What the curl scripts share. Sourced, with bash; needs curl alone.
+# shellcheck shell=bash
 #
 #   RELAY        where the relay answers      (http://127.0.0.1:8091)
 #   RELAY_NAME   the name that devices sign   (localhost)
