@@ -157,7 +157,7 @@ text_schema!(Id, "Uuid", SchemaFormat::KnownFormat(KnownFormat::Uuid), "a UUID")
 text_schema!(Time, "Time", SchemaFormat::KnownFormat(KnownFormat::DateTime), "RFC 3339, UTC, milliseconds");
 
 macro_rules! names {
-    ($(#[$doc:meta])* $name:ident of $domain:ty, $style:literal: $($variant:ident),+) => {
+    ($(#[$doc:meta])* $name:ident of $domain:ty, $style:tt: $($variant:ident),+) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         #[serde(rename_all = $style)]

@@ -1,4 +1,5 @@
 # What the curl scripts share. Sourced, with bash; needs curl alone.
+# shellcheck shell=bash
 #
 #   RELAY        where the relay answers      (http://127.0.0.1:8091)
 #   RELAY_NAME   the name that devices sign   (localhost)
@@ -34,10 +35,11 @@ field() {
     grep -oE "\"$1\":(\"[^\"]*\"|[^,}\"]+)" | sed -nE '1{s/^"[^"]*":"?//; s/"$//; p}'
 }
 
-# call STATUS METHOD PATH [TOKEN] [BODY]: calls the relay, prints the answer's body, fails unless the status is STATUS.
+# call STATUS METHOD PATH [TOKEN] [BODY]: calls the relay, prints the answer's body, which it leaves in $answer too, and fails
+# unless the status is STATUS.
 # Body and token go through pipes: the arguments of a program are everybody's to see.
 call() {
-    local expected=$1 method=$2 path=$3 token=${4:-} body=${5:-} answer status
+    local expected=$1 method=$2 path=$3 token=${4:-} body=${5:-} status
     local arguments=(-sS -X "$method" -w '\n%{http_code}' -H 'content-type: application/json')
     if [[ -n $token ]]; then arguments+=(-H @/dev/fd/3); fi
     if [[ -n $body ]]; then arguments+=(--data-binary @-); fi
@@ -46,6 +48,20 @@ call() {
     answer=${answer%$'\n'*}
     [[ $status == "$expected" ]] || fail "$method $path: $status instead of $expected: $answer"
     printf '%s\n' "$answer"
+}
+
+# soon STATUS METHOD PATH [TOKEN] [BODY]: like call, but asks again for a while. Where several nodes answer, what was ended on
+# one of them ends on the others within a second.
+soon() {
+    local try
+    for try in {1..20}; do
+        if answer=$(call "$@" 2>/dev/null); then
+            printf '%s\n' "$answer"
+            return 0
+        fi
+        sleep "0.$((try % 3 + 1))"
+    done
+    call "$@"
 }
 
 # log_in FOLDER USER DEVICE_ID: a session for a registered device; prints the tokens.

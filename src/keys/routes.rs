@@ -22,7 +22,8 @@ use crate::{
 };
 
 /// Lets the calling device vouch for a newcomer of its user.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(tag = "keys", request_body = LinkBody,
+    params(("user_id" = String, Path)), security(("bearer" = [])), responses(
     (status = 201, body = LinkAnswer), (status = 422, description = "`invalid-key`, `invalid-signature`"),
 ))]
 #[post("/link/{user_id}")]
@@ -72,7 +73,8 @@ async fn take_bundles(
 }
 
 /// Replaces the signed pre-key, and adds or replaces more.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "keys", request_body = RotateBody,
+    params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = RotateAnswer),
     (status = 422, description = "`invalid-key`, `invalid-signature`, `prekey-reused`, `too-many-prekeys`")))]
 #[put("/rotate/{user_id}/{device_id}")]
@@ -106,7 +108,8 @@ async fn rotate_signed_prekey(
 }
 
 /// Adds pre-keys: all or nothing, and the same upload again does no harm.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "keys", request_body = PreKeysBody,
+    params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = PreKeysAnswer),
     (status = 422, description = "`invalid-key`, `invalid-signature`, `prekey-reused`, `too-many-prekeys`, \
         `duplicate-prekey-id`")))]
@@ -196,7 +199,8 @@ async fn key_stats(
 }
 
 /// Whether the relay holds the same lasting keys as the calling device.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "keys", request_body = CheckBody,
+    params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = Success), (status = 409, description = "`keys-differ`")))]
 #[post("/check/{user_id}/{device_id}")]
 async fn check_keys(

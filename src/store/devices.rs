@@ -45,8 +45,9 @@ pub struct Registration {
 /// uses it up too, so that it cannot bring the user back later.
 #[derive(Debug, Clone)]
 pub enum Revival {
-    /// This identity key, one of [`Store::recovery_keys`], signed for the new one. A new key that a device of this user
-    /// once had must be one of those as well: a key that was expelled does not come back by a signature from before.
+    /// This identity key, one of [`recovery_keys`](super::Store::recovery_keys), signed for the new one. A new key that a
+    /// device of this user once had must be one of those as well: a key that was expelled does not come back by a signature
+    /// from before.
     Recovered(IdentityKey),
     /// The host application said so, by an admission token that works once.
     Admitted(SingleUse),

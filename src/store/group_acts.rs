@@ -57,8 +57,8 @@ pub trait GroupActs: Send + Sync {
     /// windows of removed devices end with the commit's entry, those of added ones begin after it; a device that is removed
     /// and added in one commit gets a new window. After a removal the oldest epoch of application messages is the new one.
     /// A user whose last device is removed is out of the group; an owner's role goes to the oldest admin, else to the oldest
-    /// member. A repeat is looked for first. An external commit ends [`Group::rolled_back`]; other commits of such a group
-    /// are `Stale`.
+    /// member. A repeat is looked for first. An external commit ends
+    /// [`rolled_back`](crate::domain::Group::rolled_back); other commits of such a group are `Stale`.
     async fn advance_group(&self, advance: Advance, now: Timestamp) -> Result<Advanced, StoreError>;
 
     /// Keeps proposals for the next commit and enters each into the log. Where all devices of the owner's user leave, the

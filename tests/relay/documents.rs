@@ -148,6 +148,31 @@ fn every_route_that_a_document_mentions_exists() {
 }
 
 #[test]
+fn every_route_has_its_place_among_the_examples_and_no_other() {
+    let openapi: Value = serde_json::from_str(&api::document_text()).unwrap();
+    let mut known = Names::new();
+    for (path, item) in openapi["paths"].as_object().unwrap() {
+        let methods = METHODS.iter().filter(|method| item[**method].is_object());
+        known.extend(methods.map(|method| format!("{} {path}", method.to_uppercase())));
+    }
+    assert_eq!(headings(&document("rest.md").unwrap()), known);
+}
+
+#[test]
+fn every_body_that_a_route_takes_is_in_the_openapi_document() {
+    let sources = files_below("src", "rs").unwrap().into_iter().map(|path| fs::read_to_string(path).unwrap());
+    let taken: usize = sources
+        .map(|text| text.matches("body: Body<").count() + text.matches("body: OptionalBody<").count())
+        .sum();
+    let openapi: Value = serde_json::from_str(&api::document_text()).unwrap();
+    let items = openapi["paths"].as_object().unwrap().values();
+    let told =
+        items.flat_map(|item| METHODS.iter().filter(|method| item[**method]["requestBody"].is_object()));
+    assert!(taken > 20, "the bodies in the source were not found");
+    assert_eq!(told.count(), taken);
+}
+
+#[test]
 fn every_code_that_the_openapi_document_names_is_described() {
     let described = first_cells(&document("problems.md").unwrap());
     let openapi: Value = serde_json::from_str(&api::document_text()).unwrap();

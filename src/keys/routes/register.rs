@@ -20,7 +20,8 @@ use crate::{
 };
 
 /// Registers a device: a first one claims the user id, a further one needs a link token.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path)), responses(
+#[utoipa::path(tag = "keys", request_body = RegisterBody,
+    params(("user_id" = String, Path)), responses(
     (status = 201, body = RegisterAnswer),
     (status = 401, description = "`bad-admission`"),
     (status = 403, description = "`link-required`, `admission-required`, `admission-used`"),

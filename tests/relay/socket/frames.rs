@@ -10,6 +10,7 @@ use crate::support::{
     crypto::{b64, opaque},
     relay::{Backend, TestRelay, on_both_backends},
     socket::{Door, Format, Socket},
+    told,
 };
 
 on_both_backends! {
@@ -20,6 +21,7 @@ on_both_backends! {
     a_send_is_answered_like_the_route,
     refused_sends_name_their_ref_and_the_socket_lives,
     pings_are_answered,
+    every_example_of_a_clients_frame_is_understood,
 }
 
 /// The status that the relay answered instead of the upgrade.
@@ -216,4 +218,27 @@ async fn a_refused_request_is_no_bad_frame() {
 async fn quiet_after_drain(socket: &mut Socket) {
     socket.expect("queue_drained").await;
     quiet(socket).await;
+}
+
+/// The examples name users and messages that are not there, so some are refused; none because of how it is written.
+async fn every_example_of_a_clients_frame_is_understood(backend: &Backend) {
+    let relay = backend.relay(&[]).await;
+    let bob = Device::registered(&relay, Kind::Ed25519).await;
+    for format in [Format::Json, Format::MessagePack] {
+        let mut socket = Socket::connect(&bob, format, Door::Header).await.unwrap();
+        let mut answered = 0;
+        for example in told::examples_of_clients() {
+            socket.send(example).await;
+            let answer = loop {
+                let frame = socket.next().await;
+                if frame["ref"] == example["ref"] {
+                    break frame;
+                }
+            };
+            let code = answer["code"].as_str().unwrap_or_default();
+            assert!(!["bad-field", "bad-frame", "bad-json"].contains(&code), "{example}: {answer}");
+            answered += 1;
+        }
+        assert!(answered > 4, "the examples were not found");
+    }
 }

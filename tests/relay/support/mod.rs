@@ -23,5 +23,6 @@ pub(crate) mod rosters;
 pub(crate) mod socket;
 pub(crate) mod tables;
 pub(crate) mod tls;
+pub(crate) mod told;
 pub(crate) mod wait;
 pub(crate) mod wire;

@@ -13,7 +13,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest, http::HeaderValue},
 };
 
-use super::{client::Device, packed};
+use super::{client::Device, packed, told};
 
 /// How long a frame is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -194,13 +194,18 @@ impl Socket {
         loop {
             let next = timeout_at(deadline.into(), self.stream.next()).await.ok()?;
             return Some(match next {
-                Some(Ok(Message::Text(text))) => Incoming::Frame(serde_json::from_str(&text).unwrap()),
-                Some(Ok(Message::Binary(bytes))) => Incoming::Frame(packed::unpack(&bytes)),
+                Some(Ok(Message::Text(text))) => Self::frame(serde_json::from_str(&text).unwrap()),
+                Some(Ok(Message::Binary(bytes))) => Self::frame(packed::unpack(&bytes)),
                 Some(Ok(Message::Close(close))) => Incoming::Closed(close.map(|close| close.code.into())),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
                 Some(Err(_)) | None => Incoming::Closed(None),
             });
         }
+    }
+
+    fn frame(frame: Value) -> Incoming {
+        told::assert_told(&frame);
+        Incoming::Frame(frame)
     }
 
     pub async fn close(mut self) {
