@@ -5,7 +5,6 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 
 use super::{
     SqliteStore,
-    accept::Ack,
     audit::{self, Entry},
     bundles, delete, devices, expire,
     folder::MIGRATOR,
@@ -20,7 +19,7 @@ use crate::{
     store::{
         Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, LinkOffer, LoggedIn, Login,
         Mark, Marked, OneTimeKeys, Published, Registered, Registration, Restored, Revocation, Rotated,
-        Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
+        Rotation, Session, SingleUse, Store, StoreError, TakenBundle, ack::Ack,
     },
 };
 
@@ -166,8 +165,7 @@ impl Store for SqliteStore {
     }
 
     fn ack(&self, device: DeviceNo, positions: Vec<Position>) -> BoxFuture<'static, Result<u32, StoreError>> {
-        let weight = 64 + positions.len() * size_of::<Position>();
-        self.acks.submit(Ack { device, positions }, weight)
+        self.submit_ack(Ack::Items(device, positions))
     }
 
     async fn positions_of(&self, device: DeviceNo, ids: &[MessageId]) -> Result<Vec<Position>, StoreError> {
