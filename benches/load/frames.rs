@@ -75,11 +75,18 @@ pub(crate) fn send_head(kind: &str, recipient: Uuid, ciphertext: &str) -> String
     format!(r#"{{{kind}"recipient_id":"{recipient}","ciphertext":"{ciphertext}","message_id":""#)
 }
 
+/// Everything of a send to a group but its id.
+pub(crate) fn group_send_head(group: Uuid, ciphertext: &str) -> String {
+    format!(r#"{{"type":"group_send","group_id":"{group}","ciphertext":"{ciphertext}","message_id":""#)
+}
+
 /// What a frame from the relay says, as far as it matters here.
 #[derive(Debug)]
 pub(crate) enum Heard {
     Sent(Uuid),
     Message(Uuid),
+    /// An entry of a group's log, by its position.
+    Entry(i64),
     /// So many messages are acked: the driver's `ref` of an ack is their number.
     Acked(u64),
     Drained,
@@ -94,6 +101,11 @@ pub(crate) fn read(text: &str) -> Heard {
     match kind {
         Some("sent") => id().map_or(Heard::Other, Heard::Sent),
         Some("message") => id().map_or(Heard::Other, Heard::Message),
+        Some("group_entry") => {
+            let position =
+                after(text, r#""position":"#).and_then(|rest| rest.split(',').next()?.parse().ok());
+            position.map_or(Heard::Other, Heard::Entry)
+        }
         Some("acked") => {
             let count = after(text, r#""ref":""#).and_then(|rest| rest.split('"').next()?.parse().ok());
             count.map_or(Heard::Other, Heard::Acked)
@@ -119,6 +131,11 @@ pub(crate) fn ack(ids: &[Uuid]) -> String {
     }
     frame.push_str("]}");
     frame
+}
+
+/// An ack of the entries of a group up to a position, which nobody waits for.
+pub(crate) fn ack_entries(group: Uuid, position: i64) -> String {
+    format!(r#"{{"type":"ack","groups":{{"{group}":{position}}}}}"#)
 }
 
 /// A device's socket. Frames are gathered and flushed together.

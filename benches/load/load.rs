@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::{
     Outcome,
-    frames::{Pace, Socket, Stamps},
+    frames::{Pace, Socket, Stamps, body, send_head},
     lanes::{self, Counts, Lane, Tally},
     meter::{Meter, Used},
     options::{By, Options},
@@ -100,7 +100,8 @@ impl Stage {
                 let (user, size) = (recipient.user, options.size);
                 lanes.push(if options.by == By::Socket {
                     let socket = Socket::open(relay.address, sender).await?;
-                    let lane = SocketLane::new(socket, user, size, number, options.in_flight);
+                    let head = send_head(r#""type":"send","#, user, &body(size));
+                    let lane = SocketLane::new(socket, head, number, options.in_flight);
                     Lane::Socket(Box::new(lane))
                 } else {
                     Lane::Rest(RestLane::open(relay.address, sender, user, size, number).await?)

@@ -4,6 +4,7 @@
 
 mod bundles;
 mod frames;
+mod groups;
 mod idle;
 mod lanes;
 mod load;
@@ -45,11 +46,14 @@ async fn main() -> Outcome<()> {
 async fn measure(relay: &Relay, options: &Options) -> Outcome<Value> {
     let registrar = Registrar::new(relay.address)?;
     let mut figures = json!({ "engines": options.engines.name() });
-    let (name, found) = match (options.bundles, options.storm, options.idle) {
+    let (name, found) = match (options.bundles, options.storm, options.idle, options.group) {
         (Some(takers), ..) => ("bundles", bundles::run(relay, &registrar, options, takers).await?),
-        (None, Some(devices), _) => ("storm", storm::run(relay, &registrar, options, devices).await?),
-        (None, None, Some(devices)) => ("idle", idle::run(relay, &registrar, devices).await?),
-        (None, None, None) => ("load", load::run(relay, &registrar, options).await?),
+        (None, Some(devices), ..) => ("storm", storm::run(relay, &registrar, options, devices).await?),
+        (None, None, Some(devices), _) => ("idle", idle::run(relay, &registrar, devices).await?),
+        (None, None, None, Some(members)) => {
+            ("group", groups::run(relay, &registrar, options, usize::from(members)).await?)
+        }
+        (None, None, None, None) => ("load", load::run(relay, &registrar, options).await?),
     };
     figures[name] = found;
     Ok(figures)

@@ -81,6 +81,9 @@ pub(crate) struct Options {
     /// This many users take bundles of one device at the same time
     #[arg(long, value_parser = up_to_19_000)]
     pub(crate) bundles: Option<usize>,
+    /// A group with this many members: all connected, then all but a few away
+    #[arg(long, value_parser = clap::value_parser!(u16).range(2..=1500))]
+    pub(crate) group: Option<u16>,
     /// Threads of the relay that serve HTTP; 0 for its default
     #[arg(long, default_value_t = 0)]
     pub(crate) workers: u32,

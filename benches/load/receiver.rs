@@ -38,7 +38,7 @@ impl Receiver {
                         tally.acked.fetch_add(count, Relaxed);
                     }
                     Heard::Error(why) => eprintln!("an ack was refused: {why}"),
-                    Heard::Sent(_) | Heard::Drained | Heard::Other => {}
+                    Heard::Sent(_) | Heard::Entry(_) | Heard::Drained | Heard::Other => {}
                 });
                 let heard = heard.await;
                 let acked = if heard.is_ok() { send_ack(&mut socket, &mut ids).await } else { heard };

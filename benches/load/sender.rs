@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     Outcome,
-    frames::{Heard, Pace, Socket, Stamps, body, send_head},
+    frames::{Heard, Pace, Socket, Stamps},
     lanes::{REST_AFTER_REFUSAL, Tally},
 };
 
@@ -28,8 +28,8 @@ struct Answers {
 }
 
 impl SocketLane {
-    pub(crate) fn new(socket: Socket, recipient: Uuid, size: u32, lane: u32, in_flight: usize) -> Self {
-        let head = send_head(r#""type":"send","#, recipient, &body(size));
+    /// A lane whose frames begin with `head`, which says everything but the message's id.
+    pub(crate) fn new(socket: Socket, head: String, lane: u32, in_flight: usize) -> Self {
         Self { socket, head, lane, count: 0, in_flight }
     }
 
@@ -116,7 +116,7 @@ impl SocketLane {
                     answers.refused += 1;
                     tally.refuse(&why);
                 }
-                Heard::Message(_) | Heard::Acked(_) | Heard::Drained | Heard::Other => {}
+                Heard::Message(_) | Heard::Entry(_) | Heard::Acked(_) | Heard::Drained | Heard::Other => {}
             })
             .await?;
         Ok(answers)

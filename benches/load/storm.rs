@@ -99,7 +99,7 @@ async fn drain(address: std::net::SocketAddr, person: Person, waiting: usize) ->
                 Heard::Acked(count) => acked += usize::try_from(count).unwrap_or_default(),
                 Heard::Drained => drained = true,
                 Heard::Error(why) => eprintln!("refused: {why}"),
-                Heard::Sent(_) | Heard::Other => {}
+                Heard::Sent(_) | Heard::Entry(_) | Heard::Other => {}
             })
             .await?;
         send_ack(&mut socket, &mut ids).await?;

@@ -8,6 +8,7 @@
 //! Acts that touch several rows lock them in one order: users by id, then conversation ids, then groups by id, then
 //! mailboxes by `device_no`, then messages, then items; sessions come last.
 
+mod ack;
 mod committed;
 mod decide;
 mod device_list;

@@ -1,23 +1,24 @@
-//! The lane of acks: one statement for a batch.
+//! The lane of acks: one statement for the items of a batch, and one for its entries.
 
 use std::{collections::HashSet, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use sqlx::Error;
+use sqlx::{Error, PgConnection};
 
 use super::{
     connect::LaneConnection,
     fault::{answered, classify},
+    groups::windows,
     rows::Places,
 };
 use crate::{
     domain::{DeviceNo, Position},
     metrics,
-    store::lane::{Commit, Fault},
+    store::{
+        ack::{Ack, credit, cursors, items},
+        lane::{Commit, Fault},
+    },
 };
-
-/// One device's ack.
-pub(super) type Acked = (DeviceNo, Vec<Position>);
 
 /// Item by item by the primary key, whatever the planner believes of the table (see the migration).
 pub(crate) const ERASE: &str = "\
@@ -25,60 +26,34 @@ pub(crate) const ERASE: &str = "\
     WHERE erase_item(n.device_no, n.position)";
 
 /// Commits batches of acks.
-pub(super) struct Ack {
+pub(super) struct Acking {
     pub(super) connection: Arc<LaneConnection>,
 }
 
-impl Commit<Acked, u32> for Ack {
-    fn commit<'a>(&'a self, batch: &'a [Acked]) -> BoxFuture<'a, Result<Vec<u32>, Fault>> {
+impl Commit<Ack, u32> for Acking {
+    fn commit<'a>(&'a self, batch: &'a [Ack]) -> BoxFuture<'a, Result<Vec<u32>, Fault>> {
         Box::pin(async move { answered(self.run(batch)).await.map_err(classify) })
     }
 }
 
-impl Ack {
-    async fn run(&self, batch: &[Acked]) -> Result<Vec<u32>, Error> {
-        let named = |(device, positions): &Acked| {
-            let device = *device;
-            positions.clone().into_iter().map(move |position| (device, position))
-        };
-        let places = Places::sorted(batch.iter().flat_map(named));
+impl Acking {
+    async fn run(&self, batch: &[Ack]) -> Result<Vec<u32>, Error> {
         let mut connection = self.connection.take().await?;
-        let rows: Vec<(i64, i64)> = sqlx::query_as(ERASE)
-            .bind(places.device_nos)
-            .bind(places.positions)
-            .fetch_all(&mut connection)
-            .await?;
+        // Cursors come first: to move them again does no harm, where items that are gone would count as not removed.
+        windows::ack(&mut connection, &cursors(batch)).await?;
+        let removed = erase(&mut connection, batch).await?;
         self.connection.keep(connection);
-        metrics::items_acked(rows.len());
-        Ok(credit(batch, rows.into_iter().collect()))
+        Ok(credit(batch, removed))
     }
 }
 
-/// How many rows each ack removed. Of two that name the same item the earlier did.
-fn credit(batch: &[Acked], mut removed: HashSet<(i64, i64)>) -> Vec<u32> {
-    let mut credits = Vec::with_capacity(batch.len());
-    for (device, positions) in batch {
-        let mut credit = 0;
-        for position in positions {
-            credit += u32::from(removed.remove(&(device.0, position.0)));
-        }
-        credits.push(credit);
+async fn erase(connection: &mut PgConnection, batch: &[Ack]) -> Result<HashSet<(DeviceNo, Position)>, Error> {
+    let places = Places::sorted(items(batch));
+    if places.device_nos.is_empty() {
+        return Ok(HashSet::new());
     }
-    credits
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_item_that_is_named_twice_counts_once() {
-        let batch = [
-            (DeviceNo(1), vec![Position(1), Position(1), Position(2)]),
-            (DeviceNo(1), vec![Position(2), Position(3)]),
-            (DeviceNo(2), vec![Position(1)]),
-        ];
-        let removed = HashSet::from([(1, 1), (1, 2), (1, 3)]);
-        assert_eq!(credit(&batch, removed), [2, 1, 0]);
-    }
+    let erase = sqlx::query_as(ERASE).bind(places.device_nos).bind(places.positions);
+    let rows: Vec<(i64, i64)> = erase.fetch_all(connection).await?;
+    metrics::items_acked(rows.len());
+    Ok(rows.into_iter().map(|(device, position)| (DeviceNo(device), Position(position))).collect())
 }

@@ -55,7 +55,7 @@ use sqlx::PgPool;
 
 use self::{
     accept::Accept,
-    ack::{Ack, Acked},
+    ack::Acking,
     fault::{Repeat, attempt},
     groups::send::GroupSends,
 };
@@ -63,6 +63,7 @@ use super::{
     Accepted, Committed, Deactivated, Deleted, Expired, GroupAccepted, HistoryQuery, KeyUpload, Left, Limits,
     LinkOffer, Load, LoggedIn, Login, Mark, Marked, OneTimeKeys, Pool, Published, Registered, Registration,
     Restored, Revocation, Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
+    ack::Ack,
     lane::{Bounds, Lane},
 };
 use crate::domain::{
@@ -89,7 +90,7 @@ pub struct PostgresStore {
     limits: Limits,
     committed: Committed,
     sends: Lane<Send, Accepted>,
-    acks: Lane<Acked, u32>,
+    acks: Lane<Ack, u32>,
     group_sends: Lane<GroupSend, GroupAccepted>,
 }
 
@@ -116,8 +117,13 @@ impl PostgresStore {
         let group_sends = Lane::start("group sends", BOUNDS, for_groups);
         let accept = Accept { connection, limits, committed: committed.clone(), clock };
         let sends = Lane::start("sends", BOUNDS, accept);
-        let acks = Lane::start("acks", BOUNDS, Ack { connection: for_acks });
+        let acks = Lane::start("acks", BOUNDS, Acking { connection: for_acks });
         Ok(Self { pseudonyms, pool, watch, lanes, limits, committed, sends, acks, group_sends })
+    }
+
+    fn submit_ack(&self, ack: Ack) -> BoxFuture<'static, Result<u32, StoreError>> {
+        let weight = ack.weight();
+        self.acks.submit(ack, weight)
     }
 
     /// Brings the schema up to date and does nothing else.
@@ -272,8 +278,7 @@ impl Store for PostgresStore {
     }
 
     fn ack(&self, device: DeviceNo, positions: Vec<Position>) -> BoxFuture<'static, Result<u32, StoreError>> {
-        let weight = positions.len() * size_of::<Position>() + 64;
-        self.acks.submit((device, positions), weight)
+        self.submit_ack(Ack::Items(device, positions))
     }
 
     async fn positions_of(&self, device: DeviceNo, ids: &[MessageId]) -> Result<Vec<Position>, StoreError> {

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, QueryBuilder, Row as _, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
-use super::{BEGIN, ROWS_AT_ONCE, notices::NO_DEVICE, rows};
+use super::{BEGIN, ROWS_AT_ONCE, groups::windows, notices::NO_DEVICE, rows};
 use crate::{
     domain::{
         Clock, Conversation, ConversationId, DeviceNo, MessageId, Position, Receipt, Send, Sequence, UserId,
@@ -17,6 +17,7 @@ use crate::{
     metrics,
     store::{
         Accepted, Committed, Limits,
+        ack::{Ack, credit, cursors, items},
         decide::{self, Known, Mailbox, NewItem, NewMessage, Snapshot, Writes},
         lane::{Commit, Fault},
     },
@@ -51,12 +52,6 @@ impl Acceptance {
     }
 }
 
-/// An ack of one device.
-pub(super) struct Ack {
-    pub(super) device: DeviceNo,
-    pub(super) positions: Vec<Position>,
-}
-
 /// Commits batches of acks.
 pub(super) struct Acking {
     pub(super) writer: SqlitePool,
@@ -70,18 +65,13 @@ impl Commit<Ack, u32> for Acking {
 
 impl Acking {
     async fn ack(&self, batch: &[Ack]) -> Result<Vec<u32>, sqlx::Error> {
-        let places = |ack: &Ack| {
-            let device = ack.device;
-            ack.positions.iter().map(move |&position| (device, position)).collect::<Vec<_>>()
-        };
         let mut writer = self.writer.acquire().await?;
         let mut tx = writer.begin_with(BEGIN).await?;
-        let mut erased: HashSet<_> =
-            erase(&mut tx, batch.iter().flat_map(places)).await?.into_keys().collect();
+        windows::ack(&mut tx, &cursors(batch)).await?;
+        let erased: HashSet<_> = erase(&mut tx, items(batch)).await?.into_keys().collect();
         tx.commit().await?;
         metrics::items_acked(erased.len());
-        let removed = |ack| places(ack).iter().filter(|place| erased.remove(place)).count();
-        Ok(batch.iter().map(removed).map(|count| u32::try_from(count).unwrap_or(u32::MAX)).collect())
+        Ok(credit(batch, erased))
     }
 }
 

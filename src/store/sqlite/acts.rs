@@ -6,7 +6,6 @@ use sqlx::SqlitePool;
 
 use super::{
     SqliteStore,
-    accept::Ack,
     audit::{self, Entry},
     bundles, delete, devices, expire,
     folder::MIGRATOR,
@@ -21,7 +20,7 @@ use crate::{
     store::{
         Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, LinkOffer, Load, LoggedIn,
         Login, Mark, Marked, OneTimeKeys, Pool, Published, Registered, Registration, Restored, Revocation,
-        Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
+        Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle, ack::Ack,
     },
 };
 
@@ -167,8 +166,7 @@ impl Store for SqliteStore {
     }
 
     fn ack(&self, device: DeviceNo, positions: Vec<Position>) -> BoxFuture<'static, Result<u32, StoreError>> {
-        let weight = 64 + positions.len() * size_of::<Position>();
-        self.acks.submit(Ack { device, positions }, weight)
+        self.submit_ack(Ack::Items(device, positions))
     }
 
     async fn positions_of(&self, device: DeviceNo, ids: &[MessageId]) -> Result<Vec<Position>, StoreError> {

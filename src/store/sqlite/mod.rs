@@ -38,12 +38,13 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use sqlx::{Connection as _, SqliteConnection};
 
 use self::{
-    accept::{Acceptance, Ack, Acking},
+    accept::{Acceptance, Acking},
     folder::Folder,
     groups::GroupAcceptance,
 };
 use super::{
     Accepted, Committed, GroupAccepted, Limits, StoreError,
+    ack::Ack,
     lane::{Bounds, Lane},
 };
 use crate::domain::{Clock, Delivery, GroupSend, LogEntry, Pseudonyms, Send, Timestamp};
@@ -161,6 +162,11 @@ impl SqliteStore {
     /// When the folder cannot be made.
     pub fn make_folder(folder: &Path) -> io::Result<()> {
         folder::make_private(folder)
+    }
+
+    fn submit_ack(&self, ack: Ack) -> BoxFuture<'static, Result<u32, StoreError>> {
+        let weight = ack.weight();
+        self.acks.submit(ack, weight)
     }
 
     fn context(&self, now: Timestamp) -> Context {

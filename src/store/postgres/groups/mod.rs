@@ -18,7 +18,7 @@ mod roster_rows;
 mod rows;
 pub(super) mod send;
 mod views;
-mod windows;
+pub(super) mod windows;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,7 +37,7 @@ use crate::{
     store::{
         Advance, Advanced, Allowed, GroupAccepted, GroupActs, GroupCreated, GroupReset, HandshakeState,
         Invite, LogPage, NewGroup, NewProposals, Proposed, Report, RosterChange, RosterChanged, Standing,
-        StoreError, StoredCommit,
+        StoreError, StoredCommit, ack::Ack,
     },
 };
 
@@ -124,7 +124,7 @@ impl GroupActs for PostgresStore {
     }
 
     async fn ack_entries(&self, device: DeviceNo, acks: &[(GroupId, Position)]) -> Result<(), StoreError> {
-        attempt(Repeat::Always, || windows::ack(&self.pool, device, acks)).await
+        self.submit_ack(Ack::Entries(device, acks.to_vec())).await.map(drop)
     }
 
     async fn groups_of(

@@ -1,6 +1,6 @@
 //! Windows as their device sees them, and the cursors in them.
 
-use sqlx::{Error, FromRow, PgPool};
+use sqlx::{Error, FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{super::rows::missing, rows::WindowRow};
@@ -61,21 +61,26 @@ pub(super) async fn in_group(pool: &PgPool, device: DeviceNo, group: GroupId) ->
 pub(in super::super) const ACK: &str = "\
     WITH held AS ( \
         SELECT w.device_no, w.group_id, w.opened_after, n.position, g.head \
-        FROM unnest($2::uuid[], $3::bigint[]) AS n(group_id, position) \
-        JOIN group_windows w ON w.device_no = $1 AND w.group_id = n.group_id \
+        FROM unnest($1::bigint[], $2::uuid[], $3::bigint[]) AS n(device_no, group_id, position) \
+        JOIN group_windows w ON w.device_no = n.device_no AND w.group_id = n.group_id \
         JOIN groups g ON g.group_id = w.group_id \
-        ORDER BY w.group_id, w.opened_after FOR UPDATE OF w) \
+        ORDER BY w.device_no, w.group_id, w.opened_after FOR UPDATE OF w) \
     UPDATE group_windows w \
-    SET cursor = GREATEST(w.cursor, LEAST(h.position, h.head, coalesce(w.closed_at, h.head))) FROM held h \
-    WHERE w.device_no = h.device_no AND w.group_id = h.group_id AND w.opened_after = h.opened_after";
+    SET cursor = LEAST(h.position, h.head, coalesce(w.closed_at, h.head)) FROM held h \
+    WHERE w.device_no = h.device_no AND w.group_id = h.group_id AND w.opened_after = h.opened_after \
+        AND w.cursor < LEAST(h.position, h.head, coalesce(w.closed_at, h.head))";
 
-pub(super) async fn ack(pool: &PgPool, device: DeviceNo, acks: &[(GroupId, Position)]) -> Result<(), Error> {
-    let mut furthest: Vec<(GroupId, Position)> = acks.to_vec();
-    // Of several for one group the furthest counts, as if they came one after another.
-    furthest.sort_unstable_by_key(|(group, position)| (*group, std::cmp::Reverse(*position)));
-    furthest.dedup_by_key(|(group, _)| *group);
-    let (groups, positions): (Vec<Uuid>, Vec<i64>) =
-        furthest.iter().map(|(group, position)| (group.uuid(), position.0)).unzip();
-    sqlx::query(ACK).bind(device.0).bind(groups).bind(positions).execute(pool).await?;
+/// Moves cursors, each device's of each group at most once.
+pub(in super::super) async fn ack(
+    connection: &mut PgConnection,
+    cursors: &[(DeviceNo, GroupId, Position)],
+) -> Result<(), Error> {
+    if cursors.is_empty() {
+        return Ok(());
+    }
+    let devices: Vec<i64> = cursors.iter().map(|(device, ..)| device.0).collect();
+    let groups: Vec<Uuid> = cursors.iter().map(|(_, group, _)| group.uuid()).collect();
+    let positions: Vec<i64> = cursors.iter().map(|(.., position)| position.0).collect();
+    sqlx::query(ACK).bind(devices).bind(groups).bind(positions).execute(connection).await?;
     Ok(())
 }

@@ -13,7 +13,7 @@ mod propose;
 mod roster;
 mod rows;
 mod views;
-mod windows;
+pub(super) mod windows;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -33,7 +33,7 @@ use crate::{
     store::{
         Advance, Advanced, Allowed, GroupAccepted, GroupActs, GroupCreated, GroupReset, HandshakeState,
         Invite, LogPage, NewGroup, NewProposals, Proposed, Report, RosterChange, RosterChanged, Standing,
-        StoreError, StoredCommit,
+        StoreError, StoredCommit, ack::Ack,
     },
 };
 
@@ -111,8 +111,7 @@ impl GroupActs for SqliteStore {
     }
 
     async fn ack_entries(&self, device: DeviceNo, acks: &[(GroupId, Position)]) -> Result<(), StoreError> {
-        let acks = windows::acks(acks);
-        self.write(move |tx| windows::ack(tx, device, acks).boxed()).await
+        self.submit_ack(Ack::Entries(device, acks.to_vec())).await.map(drop)
     }
 
     async fn groups_of(

@@ -283,27 +283,26 @@ pub(super) async fn held(
     .await
 }
 
-/// `[["0a..", 5], ..]`, for [`ack`].
-pub(super) fn acks(acks: &[(GroupId, Position)]) -> String {
-    let pairs = acks.iter().map(|(group, to)| format!("[\"{}\",{}]", group.uuid().simple(), to.0));
-    format!("[{}]", pairs.collect::<Vec<_>>().join(","))
-}
-
-/// Moves cursors. Of several acks for one group the furthest counts.
-pub(super) async fn ack(
+/// Moves cursors, each device's of each group at most once.
+pub(in super::super) async fn ack(
     tx: &mut SqliteConnection,
-    device: DeviceNo,
-    acks: String,
+    cursors: &[(DeviceNo, GroupId, Position)],
 ) -> Result<(), sqlx::Error> {
+    if cursors.is_empty() {
+        return Ok(());
+    }
+    let place = |(device, group, to): &(DeviceNo, GroupId, Position)| {
+        format!("[{},\"{}\",{}]", device.0, group.uuid().simple(), to.0)
+    };
+    let places = format!("[{}]", cursors.iter().map(place).collect::<Vec<_>>().join(","));
     sqlx::query(
         "UPDATE group_windows SET cursor = max(cursor, min(a.position, g.head, coalesce(closed_at, g.head))) \
-         FROM (SELECT unhex(value ->> 0) AS group_id, max(value ->> 1) AS position FROM json_each(?2) \
-               GROUP BY value ->> 0) a \
+         FROM (SELECT value ->> 0 AS device_no, unhex(value ->> 1) AS group_id, value ->> 2 AS position \
+               FROM json_each(?)) a \
          JOIN groups g ON g.group_id = a.group_id \
-         WHERE group_windows.device_no = ?1 AND group_windows.group_id = a.group_id",
+         WHERE group_windows.device_no = a.device_no AND group_windows.group_id = a.group_id",
     )
-    .bind(device.0)
-    .bind(acks)
+    .bind(places)
     .execute(tx)
     .await?;
     Ok(())
