@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Gives a challenge out, for a device that exists or not.
-#[utoipa::path(tag = "auth", responses((status = 200, body = ChallengeAnswer),
+#[utoipa::path(tag = "auth", request_body = ChallengeBody, responses((status = 200, body = ChallengeAnswer),
     (status = 429, description = "`rate-limited`")))]
 #[post("/challenge")]
 async fn get_challenge(
@@ -29,7 +29,7 @@ async fn get_challenge(
 }
 
 /// Opens a session for a device that answers its challenge.
-#[utoipa::path(tag = "auth", responses((status = 200, body = TokenAnswer),
+#[utoipa::path(tag = "auth", request_body = TokenBody, responses((status = 200, body = TokenAnswer),
     (status = 401, description = "`bad-proof`"), (status = 429, description = "`rate-limited`")))]
 #[post("/token")]
 async fn get_token(body: Body<TokenBody>, logins: web::Data<Logins>) -> Result<impl Responder, Problem> {
@@ -39,7 +39,7 @@ async fn get_token(body: Body<TokenBody>, logins: web::Data<Logins>) -> Result<i
 }
 
 /// Gives a new pair of tokens for a refresh token, which is then used.
-#[utoipa::path(tag = "auth", responses((status = 200, body = TokenAnswer),
+#[utoipa::path(tag = "auth", request_body = RefreshBody, responses((status = 200, body = TokenAnswer),
     (status = 401, description = "`bad-token`, `token-reused`"), (status = 429, description = "`rate-limited`")))]
 #[post("/refresh")]
 async fn refresh_token(

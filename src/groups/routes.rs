@@ -62,7 +62,7 @@ impl FromRequest for JoinToken {
 }
 
 /// Makes a group: an MLS group with `group_info`, without a roster group.
-#[utoipa::path(tag = "groups", params(("creator_id" = String, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(tag = "groups", request_body = CreateBody, params(("creator_id" = String, Path)), security(("bearer" = [])), responses(
     (status = 201, body = GroupView),
     (status = 200, body = GroupView, description = "the same request made it before"),
     (status = 409, description = "`group-exists`"),
@@ -122,7 +122,7 @@ async fn get_group(
 }
 
 /// Gives a group a new name, a new description, or both.
-#[utoipa::path(tag = "groups", params(("group_id" = String, Path), Actor), security(("bearer" = [])), responses(
+#[utoipa::path(tag = "groups", request_body = DescribeBody, params(("group_id" = String, Path), Actor), security(("bearer" = [])), responses(
     (status = 200, body = GroupView), (status = 403, description = "`not-allowed`: an admin does this"), (status = 404),
     (status = 413, description = "`too-large`"), (status = 422, description = "`not-ciphertext`")))]
 #[put("/{group_id}")]
@@ -157,7 +157,7 @@ async fn list_members(
 }
 
 /// Gives a member a role. Giving away the owner's makes the former owner an admin.
-#[utoipa::path(tag = "groups", params(("group_id" = String, Path), ("user_id" = String, Path), Actor),
+#[utoipa::path(tag = "groups", request_body = RoleBody, params(("group_id" = String, Path), ("user_id" = String, Path), Actor),
     security(("bearer" = [])), responses((status = 200, body = Success),
     (status = 403, description = "`not-allowed`: the owner does this"), (status = 404)))]
 #[put("/{group_id}/roles/{user_id}")]

@@ -1,7 +1,7 @@
 //! The HTTP edge of keys and devices: `/api/v1/keys`.
 
 mod packages;
-mod register;
+pub(super) mod register;
 
 use actix_web::{HttpResponse, Responder, delete, get, post, put, web};
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Lets the calling device vouch for a newcomer of its user.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path)), security(("bearer" = [])), responses(
+#[utoipa::path(tag = "keys", request_body = LinkBody, params(("user_id" = String, Path)), security(("bearer" = [])), responses(
     (status = 201, body = LinkAnswer), (status = 422, description = "`invalid-key`, `invalid-signature`"),
 ))]
 #[post("/link/{user_id}")]
@@ -72,7 +72,7 @@ async fn take_bundles(
 }
 
 /// Replaces the signed pre-key, and adds or replaces more.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "keys", request_body = RotateBody, params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = RotateAnswer),
     (status = 422, description = "`invalid-key`, `invalid-signature`, `prekey-reused`, `too-many-prekeys`")))]
 #[put("/rotate/{user_id}/{device_id}")]
@@ -83,9 +83,15 @@ async fn rotate_signed_prekey(
     keys: web::Data<Keys>,
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
-    let RotateBody { id, public_key, signature, new_signed_prekey, .. } = body.0;
-    let flat = new_signed_prekey.is_none();
-    let signed = match (id, public_key, signature, new_signed_prekey) {
+    let flat = body.0.new_signed_prekey.is_none();
+    let uploaded =
+        keys.upload(&caller, rotation(body.0)?).await.map_err(|refusal| refused_rotation(refusal, flat))?;
+    Ok(web::Json(RotateAnswer { success: true, rotated_at: Time(uploaded.at) }))
+}
+
+/// What a rotation brings, in either of its forms.
+pub(super) fn rotation(body: RotateBody) -> Result<UploadRequest, Problem> {
+    let signed = match (body.id, body.public_key, body.signature, body.new_signed_prekey) {
         (None, None, None, Some(signed)) => signed,
         (Some(id), Some(public_key), Some(signature), None) => SignedPreKey { id, public_key, signature },
         _ => {
@@ -95,18 +101,16 @@ async fn rotate_signed_prekey(
             ));
         }
     };
-    let request = UploadRequest {
+    Ok(UploadRequest {
         signed_prekey: Some(signed.into()),
-        onetime_prekeys: raw(body.0.new_onetime_prekeys),
+        onetime_prekeys: raw(body.new_onetime_prekeys),
         kem_prekeys: Vec::new(),
-        last_resort_kem_prekey: body.0.new_last_resort_kem_prekey.map(Into::into),
-    };
-    let uploaded = keys.upload(&caller, request).await.map_err(|refusal| refused_rotation(refusal, flat))?;
-    Ok(web::Json(RotateAnswer { success: true, rotated_at: Time(uploaded.at) }))
+        last_resort_kem_prekey: body.new_last_resort_kem_prekey.map(Into::into),
+    })
 }
 
 /// Adds pre-keys: all or nothing, and the same upload again does no harm.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "keys", request_body = PreKeysBody, params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = PreKeysAnswer),
     (status = 422, description = "`invalid-key`, `invalid-signature`, `prekey-reused`, `too-many-prekeys`, \
         `duplicate-prekey-id`")))]
@@ -118,14 +122,7 @@ async fn add_prekeys(
     keys: web::Data<Keys>,
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
-    let PreKeysBody(body) = body.0;
-    let request = UploadRequest {
-        signed_prekey: None,
-        onetime_prekeys: raw(body.onetime_prekeys),
-        kem_prekeys: raw(body.kem_prekeys),
-        last_resort_kem_prekey: body.last_resort_kem_prekey.map(Into::into),
-    };
-    let uploaded = keys.upload(&caller, request).await?;
+    let uploaded = keys.upload(&caller, prekeys(body.0)).await?;
     Ok(web::Json(PreKeysAnswer {
         success: true,
         accepted: uploaded.accepted,
@@ -133,6 +130,15 @@ async fn add_prekeys(
         onetime_prekey_count: uploaded.onetime_count,
         kem_prekey_count: uploaded.kem_count,
     }))
+}
+
+pub(super) fn prekeys(PreKeysBody(body): PreKeysBody) -> UploadRequest {
+    UploadRequest {
+        signed_prekey: None,
+        onetime_prekeys: raw(body.onetime_prekeys),
+        kem_prekeys: raw(body.kem_prekeys),
+        last_resort_kem_prekey: body.last_resort_kem_prekey.map(Into::into),
+    }
 }
 
 /// Ends a device: its tokens, sockets, keys and mailbox are gone.
@@ -196,7 +202,7 @@ async fn key_stats(
 }
 
 /// Whether the relay holds the same lasting keys as the calling device.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "keys", request_body = CheckBody, params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = Success), (status = 409, description = "`keys-differ`")))]
 #[post("/check/{user_id}/{device_id}")]
 async fn check_keys(

@@ -167,7 +167,7 @@ async fn read_queue(
 }
 
 /// Erases items by their ids.
-#[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "messages", request_body = MessageIds, params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = AckAnswer)))]
 #[delete("/queue/{user_id}/{device_id}")]
 async fn delete_from_queue(
@@ -180,7 +180,7 @@ async fn delete_from_queue(
 }
 
 /// Erases items by their ids, and moves the cursors of groups.
-#[utoipa::path(tag = "messages", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "messages", request_body = AckBody, params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = AckAnswer)))]
 #[post("/queue/{user_id}/{device_id}/ack")]
 async fn ack_queue(

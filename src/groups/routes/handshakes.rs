@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Adds members: to a roster group by their ids, to an MLS group by a commit with its Welcome.
-#[utoipa::path(tag = "groups", params(("group_id" = String, Path), ("added_by" = String, Path)),
+#[utoipa::path(tag = "groups", request_body = MembersBody, params(("group_id" = String, Path), ("added_by" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = ChangedAnswer),
     (status = 403, description = "`not-you`, `not-allowed`"), (status = 404),
     (status = 409, description = "`stale-epoch`, `group-rolled-back`"),
@@ -96,7 +96,7 @@ async fn remove(
 }
 
 /// Brings a commit, which moves the group into its next epoch; an external one too.
-#[utoipa::path(tag = "groups", params(("group_id" = String, Path), ("sender_id" = String, Path),
+#[utoipa::path(tag = "groups", request_body = CommitBody, params(("group_id" = String, Path), ("sender_id" = String, Path),
     ("x-join-token" = Option<String>, Header)), security(("bearer" = [])),
     responses((status = 200, body = ChangedAnswer), (status = 403, description = "`not-you`, `not-allowed`"),
     (status = 404), (status = 409, description = "`stale-epoch`, `group-rolled-back`"),
@@ -118,7 +118,7 @@ async fn bring_commit(
 }
 
 /// Brings a proposal for the next commit.
-#[utoipa::path(tag = "groups", params(("group_id" = String, Path), ("sender_id" = String, Path)),
+#[utoipa::path(tag = "groups", request_body = ProposalBody, params(("group_id" = String, Path), ("sender_id" = String, Path)),
     security(("bearer" = [])), responses((status = 202, body = ChangedAnswer),
     (status = 403, description = "`not-you`"), (status = 404),
     (status = 409, description = "`stale-epoch`, `group-rolled-back`"),
@@ -137,7 +137,7 @@ async fn propose(
 }
 
 /// Reports a commit that the device could not process (RFC 9420 §16.12).
-#[utoipa::path(tag = "groups", params(("group_id" = String, Path), Actor), security(("bearer" = [])),
+#[utoipa::path(tag = "groups", request_body = ReportBody, params(("group_id" = String, Path), Actor), security(("bearer" = [])),
     responses((status = 202, body = Success), (status = 404), (status = 422, description = "`not-mls`")))]
 #[post("/{group_id}/reports")]
 async fn report_commit(
@@ -175,7 +175,8 @@ async fn reset_group(
 }
 
 impl ReportBody {
-    fn parsed(&self) -> Result<(Epoch, [u8; 32]), Problem> {
+    /// The report, as far as it can be checked without the group.
+    pub(in crate::groups) fn parsed(&self) -> Result<(Epoch, [u8; 32]), Problem> {
         let out_of_range = || Problem::bad_field("epoch", "an epoch below 2^53 is expected");
         let epoch = Epoch::from_wire(self.epoch).ok_or_else(out_of_range)?;
         let commit = self.commit_blake3.0.as_ref().try_into();

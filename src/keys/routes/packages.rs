@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Adds key packages: all or nothing, and the same upload again does no harm.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "keys", request_body = PackagesBody, params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = PackagesAnswer),
     (status = 422, description = "`invalid-key-package` with a reason, `package-reused`, `unknown-signature-key`, \
         `too-many-packages`")))]
@@ -61,7 +61,7 @@ pub(super) async fn claim_packages(
 }
 
 /// Sets the calling device's MLS signature key of a scheme. Packages of the former one are dropped.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path), ("device_id" = String, Path)),
+#[utoipa::path(tag = "keys", request_body = MlsKeyBody, params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses((status = 200, body = MlsKeySetAnswer),
     (status = 422, description = "`invalid-key`, `invalid-signature`, `signature-key-reused`"),
     (status = 429, description = "`rate-limited`")))]

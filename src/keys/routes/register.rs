@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Registers a device: a first one claims the user id, a further one needs a link token.
-#[utoipa::path(tag = "keys", params(("user_id" = String, Path)), responses(
+#[utoipa::path(tag = "keys", request_body = RegisterBody, params(("user_id" = String, Path)), responses(
     (status = 201, body = RegisterAnswer),
     (status = 401, description = "`bad-admission`"),
     (status = 403, description = "`link-required`, `admission-required`, `admission-used`"),
@@ -82,7 +82,11 @@ async fn admission(
     }
 }
 
-fn registration(user: &str, body: RegisterBody, session: NewSession) -> Result<RegistrationRequest, Problem> {
+pub(in crate::keys) fn registration(
+    user: &str,
+    body: RegisterBody,
+    session: NewSession,
+) -> Result<RegistrationRequest, Problem> {
     if body.device_name.as_ref().is_some_and(|name| name.len() > 128 || name.chars().any(char::is_control)) {
         return Err(Problem::bad_field("device_name", "at most 128 bytes without control characters"));
     }
