@@ -1,6 +1,7 @@
 //! The one list of routes. The OpenAPI document comes from it.
 
 mod docs;
+mod shared;
 
 use actix_web::{App, HttpResponse, Responder, get, http::Method, http::header, web};
 use utoipa::{
@@ -60,8 +61,9 @@ pub fn routes(services: &mut ServiceConfig<'_>) {
 /// The OpenAPI document.
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
-    let (_, document) =
+    let (_, mut document) =
         App::new().into_utoipa_app().openapi(Document::openapi()).configure(routes).split_for_parts();
+    shared::complete(&mut document);
     document
 }
 

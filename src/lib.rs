@@ -93,12 +93,19 @@
 //! The receiver opens `/ws/me/me`: subscribe first, then page, then `queue_drained`, then live. It acks, and the rows
 //! are gone.
 
+// Test clients of the integration tests, of which the fuzzers' seeds are made, name the crate.
+#[cfg(test)]
+extern crate self as restante;
+
 pub mod api;
 pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod domain;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzed;
 pub mod groups;
 pub mod hot;
 pub mod http;

@@ -113,6 +113,10 @@ impl OpenMlsCrypto for Verifier {
         pk: &[u8],
         signature: &[u8],
     ) -> Result<(), CryptoError> {
+        // A fuzzer plays members with bad intent, who can sign whatever they like; crate::fuzzed keeps this out of relays.
+        if cfg!(fuzzing) {
+            return Ok(());
+        }
         match alg {
             SignatureScheme::ED25519 => verify_ed25519(pk, data, signature),
             SignatureScheme::ECDSA_SECP256R1_SHA256 => verify_p256(pk, data, signature),

@@ -156,15 +156,31 @@ text_schema!(B64, "Bytes", SchemaFormat::KnownFormat(KnownFormat::Byte), "padded
 text_schema!(Id, "Uuid", SchemaFormat::KnownFormat(KnownFormat::Uuid), "a UUID");
 text_schema!(Time, "Time", SchemaFormat::KnownFormat(KnownFormat::DateTime), "RFC 3339, UTC, milliseconds");
 
+/// One of these names, as they are written.
+fn one_of(names: &[impl Serialize]) -> RefOr<Schema> {
+    // Names are texts, whose serialisation cannot fail.
+    let names = names.iter().map(|name| serde_json::to_value(name).unwrap_or_default());
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+}
+
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident of $domain:ty, $style:tt: $($variant:ident),+) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(rename_all = $style)]
         #[expect(missing_docs, reason = "the names are the wire's own; the domain type tells what they mean")]
         pub enum $name {
             $($variant),+
         }
+
+        // By hand: the derive does not see what style the variants have.
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                $crate::wire::one_of(&[$($name::$variant),+])
+            }
+        }
+
+        impl ToSchema for $name {}
 
         impl From<$name> for $domain {
             fn from(name: $name) -> Self {

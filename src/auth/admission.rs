@@ -280,5 +280,16 @@ fn moment(seconds: f64) -> Result<Timestamp, AdmissionRefusal> {
     Ok(Timestamp::from_millis(seconds * 1000))
 }
 
+/// Whether a fuzzer's bytes are a JWK set with a key that some algorithm can use.
+#[cfg(any(fuzzing, test))]
+pub(super) fn reads_keys(json: &[u8]) -> bool {
+    let algorithms = [AdmissionAlgorithm::EdDsa, AdmissionAlgorithm::Es256, AdmissionAlgorithm::Rs256];
+    let usable = |algorithm| KeySet::from_jwks(json, algorithm).is_some_and(|keys: KeySet| !keys.is_empty());
+    algorithms.map(usable).contains(&true)
+}
+
+#[cfg(any(fuzzing, test))]
+pub(super) use key::ED25519_INFO;
+
 #[cfg(test)]
 mod tests;

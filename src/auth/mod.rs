@@ -4,6 +4,8 @@
 mod admission;
 mod body;
 mod challenge;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzed;
 mod logins;
 mod provider;
 mod refresh;

@@ -78,7 +78,7 @@ impl fmt::Debug for SigningKeys {
     }
 }
 
-fn key_id(seed: &SigningKey) -> String {
+pub(super) fn key_id(seed: &SigningKey) -> String {
     blake3::hash(seed.verifying_key().as_bytes()).to_hex()[..16].to_owned()
 }
 

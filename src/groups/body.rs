@@ -246,10 +246,12 @@ impl RequestBody for InviteBody {}
 #[serde(deny_unknown_fields)]
 pub(super) struct ReportBody {
     /// The epoch that the commit is for.
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
     pub epoch: u64,
     /// BLAKE3 of the commit: 32 bytes.
     pub commit_blake3: B64,
     /// At most 256 bytes.
+    #[schema(max_length = 256)]
     pub reason: String,
 }
 

@@ -6,6 +6,8 @@ mod checks;
 mod commits;
 mod entrance;
 mod founding;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzed;
 mod judging;
 pub mod mls;
 mod problem;

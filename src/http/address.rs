@@ -67,7 +67,7 @@ const fn name(header: ForwardedHeader) -> &'static str {
 /// Each hop was named by the one after it, so the walk goes from the right and ends where trust does; what stands further
 /// left was written by just anybody, and is not even parsed. A hop that is named by no address (`unknown`, `_hidden`, an
 /// empty entry) ends the walk at the trusted hop that could not name it.
-fn walk(peer: IpAddr, values: &[&[u8]], trusted: &[IpNet], header: ForwardedHeader) -> IpAddr {
+pub(super) fn walk(peer: IpAddr, values: &[&[u8]], trusted: &[IpNet], header: ForwardedHeader) -> IpAddr {
     let mut nearest = peer.to_canonical();
     let joined = values.join(&b',');
     let mut left = (!values.is_empty()).then_some(&*joined);

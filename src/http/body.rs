@@ -108,7 +108,8 @@ async fn read_in_time(payload: Payload, limit: usize, time: Duration) -> Result<
     timeout(time, read(payload, limit)).await.map_err(late)?
 }
 
-fn parse<T: RequestBody>(bytes: &[u8]) -> Result<T, Problem> {
+/// Parses a body that has come.
+pub(super) fn parse<T: RequestBody>(bytes: &[u8]) -> Result<T, Problem> {
     if !T::ARRAY && bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::bad_field(".", "an object is expected"));
     }

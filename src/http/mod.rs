@@ -3,6 +3,8 @@
 mod address;
 mod body;
 mod frame;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzed;
 mod heads;
 mod limits;
 pub mod metrics;

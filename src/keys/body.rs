@@ -23,6 +23,7 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(super) struct PreKey {
     /// 0 … 2^31−1, never used before by this device.
+    #[schema(minimum = 0, maximum = 2_147_483_647)]
     pub(super) id: i64,
     /// 32 bytes with an Ed25519 identity, `0x05` and 32 bytes with a Signal identity.
     pub(super) public_key: B64,
@@ -33,6 +34,7 @@ pub(super) struct PreKey {
 #[serde(deny_unknown_fields)]
 pub(super) struct SignedPreKey {
     /// 0 … 2^31−1, never used before by this device.
+    #[schema(minimum = 0, maximum = 2_147_483_647)]
     pub(super) id: i64,
     /// The serialised key.
     pub(super) public_key: B64,
@@ -132,8 +134,17 @@ pub(super) struct PreKeysByKind {
 
 /// Pre-keys: an array of one-time ones, or an object by kind.
 #[derive(Debug, ToSchema)]
-#[schema(value_type = PreKeysByKind)]
+#[schema(value_type = PreKeysForms)]
 pub(super) struct PreKeysBody(pub(super) PreKeysByKind);
+
+/// The forms of [`PreKeysBody`], for the OpenAPI document.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only described")]
+enum PreKeysForms {
+    List(Vec<PreKey>),
+    ByKind(PreKeysByKind),
+}
 
 impl<'de> Deserialize<'de> for PreKeysBody {
     /// By hand, because an untagged enum would not tell which field is wrong.

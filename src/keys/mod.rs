@@ -3,6 +3,8 @@
 mod body;
 mod check;
 mod fetch;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzed;
 pub mod mls;
 mod packages;
 mod problem;

@@ -141,14 +141,17 @@ fn signer(keys: &[IdentityKey], statement: &[u8], signature: &[u8]) -> Option<Id
 }
 
 /// What a registration is held against away from the store.
-struct Checks {
-    rules: RegistrationRules,
-    packages: PackageRules,
-    most: u32,
-    now: Timestamp,
+pub(super) struct Checks {
+    pub(super) rules: RegistrationRules,
+    pub(super) packages: PackageRules,
+    pub(super) most: u32,
+    pub(super) now: Timestamp,
 }
 
-fn checked_registration(checks: &Checks, request: RegistrationRequest) -> Result<Registration, Refusal> {
+pub(super) fn checked_registration(
+    checks: &Checks,
+    request: RegistrationRequest,
+) -> Result<Registration, Refusal> {
     let rules = &checks.rules;
     let identity = check::identity(&request.identity_key)?;
     check_proof(rules, &identity, &request)?;

@@ -1,7 +1,7 @@
 //! The HTTP edge of keys and devices: `/api/v1/keys`.
 
 mod packages;
-mod register;
+pub(super) mod register;
 
 use actix_web::{HttpResponse, Responder, delete, get, post, put, web};
 
@@ -85,9 +85,15 @@ async fn rotate_signed_prekey(
     keys: web::Data<Keys>,
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
-    let RotateBody { id, public_key, signature, new_signed_prekey, .. } = body.0;
-    let flat = new_signed_prekey.is_none();
-    let signed = match (id, public_key, signature, new_signed_prekey) {
+    let flat = body.0.new_signed_prekey.is_none();
+    let uploaded =
+        keys.upload(&caller, rotation(body.0)?).await.map_err(|refusal| refused_rotation(refusal, flat))?;
+    Ok(web::Json(RotateAnswer { success: true, rotated_at: Time(uploaded.at) }))
+}
+
+/// What a rotation brings, in either of its forms.
+pub(super) fn rotation(body: RotateBody) -> Result<UploadRequest, Problem> {
+    let signed = match (body.id, body.public_key, body.signature, body.new_signed_prekey) {
         (None, None, None, Some(signed)) => signed,
         (Some(id), Some(public_key), Some(signature), None) => SignedPreKey { id, public_key, signature },
         _ => {
@@ -97,14 +103,12 @@ async fn rotate_signed_prekey(
             ));
         }
     };
-    let request = UploadRequest {
+    Ok(UploadRequest {
         signed_prekey: Some(signed.into()),
-        onetime_prekeys: raw(body.0.new_onetime_prekeys),
+        onetime_prekeys: raw(body.new_onetime_prekeys),
         kem_prekeys: Vec::new(),
-        last_resort_kem_prekey: body.0.new_last_resort_kem_prekey.map(Into::into),
-    };
-    let uploaded = keys.upload(&caller, request).await.map_err(|refusal| refused_rotation(refusal, flat))?;
-    Ok(web::Json(RotateAnswer { success: true, rotated_at: Time(uploaded.at) }))
+        last_resort_kem_prekey: body.new_last_resort_kem_prekey.map(Into::into),
+    })
 }
 
 /// Adds pre-keys: all or nothing, and the same upload again does no harm.
@@ -121,14 +125,7 @@ async fn add_prekeys(
     keys: web::Data<Keys>,
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
-    let PreKeysBody(body) = body.0;
-    let request = UploadRequest {
-        signed_prekey: None,
-        onetime_prekeys: raw(body.onetime_prekeys),
-        kem_prekeys: raw(body.kem_prekeys),
-        last_resort_kem_prekey: body.last_resort_kem_prekey.map(Into::into),
-    };
-    let uploaded = keys.upload(&caller, request).await?;
+    let uploaded = keys.upload(&caller, prekeys(body.0)).await?;
     Ok(web::Json(PreKeysAnswer {
         success: true,
         accepted: uploaded.accepted,
@@ -136,6 +133,15 @@ async fn add_prekeys(
         onetime_prekey_count: uploaded.onetime_count,
         kem_prekey_count: uploaded.kem_count,
     }))
+}
+
+pub(super) fn prekeys(PreKeysBody(body): PreKeysBody) -> UploadRequest {
+    UploadRequest {
+        signed_prekey: None,
+        onetime_prekeys: raw(body.onetime_prekeys),
+        kem_prekeys: raw(body.kem_prekeys),
+        last_resort_kem_prekey: body.last_resort_kem_prekey.map(Into::into),
+    }
 }
 
 /// Ends a device: its tokens, sockets, keys and mailbox are gone.

@@ -1,6 +1,8 @@
 //! Pairwise messages: send, history, delivered, read, delete.
 
 mod body;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzed;
 pub mod routes;
 mod send;
 pub mod structure;

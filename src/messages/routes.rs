@@ -56,7 +56,16 @@ struct DeleteAnswer {
 struct DeleteQuery {
     /// `me` (default) or `everyone`.
     #[serde(rename = "for")]
-    whom: Option<String>,
+    #[param(inline)]
+    whom: Option<Whom>,
+}
+
+/// For whom a message is deleted.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Whom {
+    Me,
+    Everyone,
 }
 
 /// Sends a sealed message. 201 means that it is committed.
@@ -158,10 +167,9 @@ async fn delete_message(
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path.0, None).await?;
     let message = message_id(&path.1)?;
-    match query.0.whom.as_deref() {
-        None | Some("me") => messages.delete_for_me(&caller, message).await?,
-        Some("everyone") => messages.delete_for_everyone(&caller, message).await?,
-        Some(_) => return Err(Problem::bad_field("for", "me or everyone is expected")),
+    match query.0.whom.unwrap_or(Whom::Me) {
+        Whom::Me => messages.delete_for_me(&caller, message).await?,
+        Whom::Everyone => messages.delete_for_everyone(&caller, message).await?,
     }
     Ok(web::Json(DeleteAnswer { success: true }))
 }

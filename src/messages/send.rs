@@ -14,7 +14,7 @@ use crate::domain::{
 const LONGEST: Duration = Duration::from_hours(30 * 24);
 
 /// A send as it came, its ids and names parsed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SendRequest {
     /// The conversation; none for the pair's own.
     pub conversation_id: Option<ConversationId>,

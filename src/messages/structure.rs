@@ -221,6 +221,6 @@ fn at_least(at_least: usize, body: &[u8]) -> Result<(), Malformed> {
 
 #[cfg(test)]
 #[path = "../../tests/clients/signal_bodies.rs"]
-mod signal_bodies;
+pub(crate) mod signal_bodies;
 #[cfg(test)]
 mod tests;

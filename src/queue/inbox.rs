@@ -37,6 +37,11 @@ pub(super) enum Inbound {
 /// The reading half of a socket.
 pub(super) struct Inbox {
     payload: web::Payload,
+    arrived: Arrived,
+}
+
+/// What has come and was not taken yet.
+pub(super) struct Arrived {
     codec: Codec,
     buffer: BytesMut,
     limit: usize,
@@ -59,37 +64,48 @@ enum Fragments {
 impl Inbox {
     /// Reads from a connection; no message is larger than `limit` bytes.
     pub(super) fn new(payload: web::Payload, limit: usize) -> Self {
-        let codec = Codec::new().max_size(limit);
-        Self {
-            payload,
-            codec,
-            buffer: BytesMut::new(),
-            limit,
-            discard: 0,
-            fragments: Fragments::None,
-            parts: 0,
-        }
+        Self { payload, arrived: Arrived::new(limit) }
     }
 
     /// The largest message that is taken, in bytes.
     pub(super) const fn limit(&self) -> usize {
-        self.limit
+        self.arrived.limit
     }
 
     /// The next thing the peer sent; none when the connection has ended. Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> Option<Inbound> {
         loop {
-            match self.take() {
+            match self.arrived.take() {
                 Ok(Some(inbound)) => return Some(inbound),
                 Ok(None) => {}
                 Err(error) => return Some(Inbound::Broken(error)),
             }
             let chunk: Result<Bytes, Error> = self.payload.next().await?.map_err(Into::into);
-            self.buffer.extend_from_slice(&chunk.ok()?);
+            self.arrived.add(&chunk.ok()?);
         }
     }
+}
 
-    fn take(&mut self) -> Result<Option<Inbound>, ProtocolError> {
+impl Arrived {
+    /// Nothing so far; no message is larger than `limit` bytes.
+    pub(super) fn new(limit: usize) -> Self {
+        let codec = Codec::new().max_size(limit);
+        Self { codec, buffer: BytesMut::new(), limit, discard: 0, fragments: Fragments::None, parts: 0 }
+    }
+
+    /// More has come.
+    pub(super) fn add(&mut self, chunk: &[u8]) {
+        self.buffer.extend_from_slice(chunk);
+    }
+
+    /// Bytes that wait to become a frame.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The next thing that has come as a whole.
+    pub(super) fn take(&mut self) -> Result<Option<Inbound>, ProtocolError> {
         loop {
             if self.discard_oversized()? {
                 return Ok(Some(Inbound::TooLarge));
@@ -106,13 +122,14 @@ impl Inbox {
     }
 
     /// Throws away what has come of an oversized frame; true when its end was reached. A part of a message that is
-    /// oversized by itself ends the conversation, because the codec would lose count of the parts.
+    /// oversized by itself ends the conversation, because the codec would lose count of the parts; and so does a control
+    /// frame, which is never large (RFC 6455 §5.5).
     fn discard_oversized(&mut self) -> Result<bool, ProtocolError> {
         if self.discard == 0 {
             let Some(frame) = announced(&self.buffer).filter(|frame| frame.length > self.limit as u64) else {
                 return Ok(false);
             };
-            if frame.is_part || frame.length > MOST_DISCARDED {
+            if !frame.is_message || frame.length > MOST_DISCARDED {
                 return Err(ProtocolError::Overflow);
             }
             self.discard = frame.head + frame.length;
@@ -181,22 +198,26 @@ impl Inbox {
 struct Announced {
     head: u64,
     length: u64,
-    /// Whether the frame is a part of a longer message.
-    is_part: bool,
+    /// Whether the frame is a whole message.
+    is_message: bool,
 }
 
-/// What the head of the frame at the start of `buffer` announces, once that can be told.
+/// What the head of the frame at the start of `buffer` announces, once that can be told. None for a head that the codec
+/// refuses by its first two bytes: it must do so however many of them have come.
 fn announced(buffer: &[u8]) -> Option<Announced> {
     let (first, second) = (*buffer.first()?, *buffer.get(1)?);
-    let mask = if second & 0x80 == 0 { 0 } else { 4 };
-    let (last, continues) = (first & 0x80 != 0, first.trailing_zeros() >= 4);
-    let is_part = !last || continues;
+    let (is_last, reserved, kind) = (first & 0x80 != 0, first & 0x70, first & 0x0f);
+    let is_masked = second & 0x80 != 0;
+    if !is_masked || reserved != 0 || !matches!(kind, 0..=2 | 8..=10) {
+        return None;
+    }
+    let is_message = is_last && matches!(kind, 1 | 2);
     let (head, length) = match second & 0x7f {
-        126 => (4 + mask, u64::from(u16::from_be_bytes(buffer.get(2..4)?.try_into().ok()?))),
-        127 => (10 + mask, u64::from_be_bytes(buffer.get(2..10)?.try_into().ok()?)),
-        short => (2 + mask, u64::from(short)),
+        126 => (8, u64::from(u16::from_be_bytes(buffer.get(2..4)?.try_into().ok()?))),
+        127 => (14, u64::from_be_bytes(buffer.get(2..10)?.try_into().ok()?)),
+        short => (6, u64::from(short)),
     };
-    Some(Announced { head, length, is_part })
+    Some(Announced { head, length, is_message })
 }
 
 #[cfg(test)]
@@ -205,13 +226,31 @@ mod tests {
 
     #[test]
     fn the_announced_length_is_read_as_soon_as_it_can_be_told() {
-        let whole = |head, length| Some(Announced { head, length, is_part: false });
+        let whole = |head, length| Some(Announced { head, length, is_message: true });
         assert_eq!(announced(&[0x81]), None);
         assert_eq!(announced(&[0x81, 0x85]), whole(6, 5));
         assert_eq!(announced(&[0x82, 0xfe, 1]), None);
         assert_eq!(announced(&[0x82, 0xfe, 1, 0]), whole(8, 256));
         assert_eq!(announced(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0]), whole(14, 1 << 32));
-        assert_eq!(announced(&[0x02, 0x85]), Some(Announced { head: 6, length: 5, is_part: true }));
-        assert_eq!(announced(&[0x80, 0x85]), Some(Announced { head: 6, length: 5, is_part: true }));
+        assert_eq!(announced(&[0x02, 0x85]), Some(Announced { head: 6, length: 5, is_message: false }));
+        assert_eq!(announced(&[0x80, 0x85]), Some(Announced { head: 6, length: 5, is_message: false }));
+    }
+
+    #[test]
+    fn a_frame_that_breaks_the_protocol_is_refused_at_once_in_whatever_pieces_it_comes() {
+        // Larger than the limit: with a reserved bit, unmasked, of an unknown kind, and a ping.
+        for head in [[0xc1, 0xfe, 2, 188], [0x81, 0x7e, 2, 188], [0x83, 0xfe, 2, 188], [0x89, 0xfe, 2, 188]] {
+            let frame = [&head[..], &[0; 704]].concat();
+            for piece in [1, 2, 3, 4, frame.len()] {
+                let mut arrived = Arrived::new(600);
+                let mut taken = Vec::new();
+                for chunk in frame.chunks(piece).take(4) {
+                    arrived.add(chunk);
+                    taken.push(arrived.take());
+                }
+                assert!(taken.iter().any(Result::is_err), "{head:?} in pieces of {piece}");
+                assert!(taken.iter().flatten().all(Option::is_none), "{head:?} in pieces of {piece}");
+            }
+        }
     }
 }

@@ -4,6 +4,8 @@ mod acks;
 mod cursor;
 mod errand;
 mod frames;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzed;
 mod inbox;
 mod logs;
 mod outbox;

@@ -1,7 +1,10 @@
 //! Groups as clients see them: the group, its members, the entries of its log.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
 
 use super::{B64, Id, MessageType, Time};
 use crate::domain::{self, Group, LogEntry, Member};

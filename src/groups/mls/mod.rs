@@ -15,6 +15,8 @@ mod external;
 mod fault;
 mod founding;
 mod framed;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzed;
 mod group_info;
 mod header;
 mod identity;

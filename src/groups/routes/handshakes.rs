@@ -179,7 +179,8 @@ async fn reset_group(
 }
 
 impl ReportBody {
-    fn parsed(&self) -> Result<(Epoch, [u8; 32]), Problem> {
+    /// The report, as far as it can be checked without the group.
+    pub(in crate::groups) fn parsed(&self) -> Result<(Epoch, [u8; 32]), Problem> {
         let out_of_range = || Problem::bad_field("epoch", "an epoch below 2^53 is expected");
         let epoch = Epoch::from_wire(self.epoch).ok_or_else(out_of_range)?;
         let commit = self.commit_blake3.0.as_ref().try_into();

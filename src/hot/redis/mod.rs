@@ -9,6 +9,8 @@ mod cluster;
 mod codec;
 mod fault;
 mod flush;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzed;
 mod link;
 mod listener;
 mod names;

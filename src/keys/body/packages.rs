@@ -69,6 +69,7 @@ pub(in crate::keys) struct PackagesAnswer {
 #[serde(deny_unknown_fields)]
 pub(in crate::keys) struct ClaimQuery {
     /// 1, 2 or 3 (RFC 9420 §17.1).
+    #[param(minimum = 1, maximum = 3)]
     pub(in crate::keys) cipher_suite: i64,
 }
 

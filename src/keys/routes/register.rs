@@ -83,7 +83,11 @@ async fn admission(
     }
 }
 
-fn registration(user: &str, body: RegisterBody, session: NewSession) -> Result<RegistrationRequest, Problem> {
+pub(in crate::keys) fn registration(
+    user: &str,
+    body: RegisterBody,
+    session: NewSession,
+) -> Result<RegistrationRequest, Problem> {
     if body.device_name.as_ref().is_some_and(|name| name.len() > 128 || name.chars().any(char::is_control)) {
         return Err(Problem::bad_field("device_name", "at most 128 bytes without control characters"));
     }
