@@ -21,21 +21,23 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa_actix_web::AppExt;
 
 mod backup;
+mod blocks;
 mod figures;
 mod parts;
 mod secrets;
 
 pub use backup::{AfterRestore, backup, newest_schema, restored};
+pub use blocks::{Which, blocks, lift_blocks};
 use parts::{Ground, Parts};
 use secrets::Secrets;
 
 use crate::{
     api,
-    auth::{AdmissionFault, Admissions, Authority, Tokens},
+    auth::{AdmissionFault, Admissions, Authority, Tokens, recognise},
     config::{AuthMode, Config},
     domain::{Clock, Pseudonyms},
     hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
-    http::{frame, service::Health, unknown_path},
+    http::{Recognise, frame, guard, service::Health, unknown_path},
     jobs,
     queue::routes::SocketFloor,
     store::{self, Committed, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
@@ -141,6 +143,14 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     let ground = Ground { store: Arc::clone(&store), switchboard, clock, authority, admissions, secrets };
     let parts = Parts::new(&config, &ground, &stop_sockets);
     let (health, floor) = (parts.health.clone(), parts.floor.clone());
+    let blocks = parts.blocks.clone().into_inner();
+    if let Err(error) = blocks.read().await {
+        stop_jobs.cancel();
+        store.close().await;
+        return Err(error.into());
+    }
+    jobs.spawn(blocks.follow(stop_jobs.clone()));
+    jobs.spawn(Arc::clone(&parts.crowds).keep(stop_jobs.clone()));
     let patience = config.shutdown_timeout;
     let figures = config.metrics_address.map(figures::bind).transpose();
     let listening = figures.and_then(|figures| Ok((figures, listen(config, parts)?)));
@@ -276,6 +286,7 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
     let stalled = config.socket.stall + Duration::from_secs(5);
     let config = web::Data::new(config);
     let known = web::Data::new(api::known_paths());
+    let recognise = web::Data::new(Recognise(recognise));
     let document = web::Data::new(api::DocumentText(api::document_text()));
     let server = HttpServer::new(move || {
         App::new()
@@ -287,10 +298,15 @@ fn listen(config: Config, parts: Parts) -> Result<(actix_web::dev::Server, Vec<S
             .app_data(parts.authority.clone())
             .app_data(parts.logins.clone())
             .app_data(parts.address_budgets.clone())
+            .app_data(parts.paces.clone())
+            .app_data(parts.blocks.clone())
+            .app_data(recognise.clone())
             .app_data(parts.keys.clone())
             .app_data(parts.messages.clone())
             .app_data(parts.groups.clone())
             .app_data(parts.queue.clone())
+            // Inside of CORS, so that a page can read why it was refused.
+            .wrap(from_fn(guard))
             .wrap(Condition::new(!config.cors_allowed_origins.is_empty(), cors(&config)))
             .wrap(from_fn(frame))
             .into_utoipa_app()
@@ -327,7 +343,7 @@ fn cors(config: &Config) -> Cors {
     let cors = allowed.fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
     cors.allowed_methods(["GET", "POST", "PUT", "DELETE"])
         .allowed_headers(["authorization", "content-type", "x-join-token"])
-        .expose_headers(["x-request-id", "retry-after"])
+        .expose_headers(["x-request-id", "retry-after", "ratelimit", "ratelimit-policy"])
         .max_age(3600)
         .block_on_origin_mismatch(false)
 }

@@ -27,6 +27,8 @@ const FINDS: &str = "restante_reconciler_finds_total";
 const HOT_REACHABLE: &str = "restante_hot_reachable";
 const HOT_FAILURES: &str = "restante_hot_failures_total";
 const HOT_SKIPPED: &str = "restante_hot_skipped_batches_total";
+const LIMITS_TRIPPED: &str = "restante_limits_tripped_total";
+const BLOCKS: &str = "restante_blocks_total";
 const SOCKETS_CLOSED: &str = "restante_sockets_closed_total";
 const BUILD: &str = "restante_build_info";
 
@@ -49,6 +51,7 @@ struct Figures {
     acked: Counter,
     finds: Counter,
     hot_skipped: Counter,
+    blocks: Counter,
 }
 
 impl Figures {
@@ -75,6 +78,7 @@ impl Figures {
             acked: count(ACKED),
             finds: count(FINDS),
             hot_skipped: count(HOT_SKIPPED),
+            blocks: count(BLOCKS),
             recorder,
         }
     }
@@ -95,6 +99,8 @@ fn describe() {
     describe_gauge!(HOT_REACHABLE, "whether hot state answers: 1 or 0");
     describe_counter!(HOT_FAILURES, "acts of hot state that failed");
     describe_counter!(HOT_SKIPPED, "batches left to the reconciler because hot delivery did not keep up");
+    describe_counter!(LIMITS_TRIPPED, "acts and openings refused by a limit");
+    describe_counter!(BLOCKS, "networks that this node shut out");
     describe_counter!(SOCKETS_CLOSED, "sockets that ended");
     describe_gauge!(BUILD, "1; the label tells the version");
 }
@@ -159,6 +165,19 @@ pub fn hot_skipped() {
 /// So many sockets ended for a reason; none makes it known that there is such a reason.
 pub fn sockets_closed(reason: &'static str, sockets: u64) {
     FIGURES.labelled(SOCKETS_CLOSED, "reason", reason).increment(sockets);
+}
+
+/// A limit of that name, of devices, networks or users, was tripped so many times; none makes it known that there is such
+/// a limit.
+pub fn limit_tripped(limit: &'static str, of: &'static str, times: u64) {
+    let tripped =
+        with_local_recorder(&FIGURES.recorder, || counter!(LIMITS_TRIPPED, "limit" => limit, "of" => of));
+    tripped.increment(times);
+}
+
+/// This node shut so many networks out.
+pub fn blocks_begun(networks: u64) {
+    FIGURES.blocks.increment(networks);
 }
 
 /// All figures in the text format of Prometheus, with what was looked at just now.

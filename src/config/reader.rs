@@ -67,6 +67,27 @@ impl Reader {
         T::try_from(number).unwrap_or_default()
     }
 
+    /// A number with two names, of which one is used, or both say the same.
+    pub(super) fn number_by_either(
+        &mut self,
+        name: &'static str,
+        other_name: &'static str,
+        default: u64,
+        range: RangeInclusive<u64>,
+    ) -> usize {
+        let is_named = self.vars.get(name).is_some_and(|value| !value.trim().is_empty());
+        let number = self.number(name, default, range.clone());
+        let Some(other) = self.value(other_name, "") else { return number };
+        // Read once more under the other name, as the same setting; it is known already.
+        let as_if = self.number(other_name, default, range);
+        self.known.pop();
+        if is_named && as_if != number {
+            self.faults
+                .push(format!("{other_name} is another name of {name}, which says something else: {other}"));
+        }
+        as_if
+    }
+
     pub(super) fn seconds(
         &mut self,
         name: &'static str,

@@ -60,6 +60,23 @@ const HOUSE: &[Room] = &[
     Room { files: &["messages/structure"], uses: &["domain", "messages::structure"], crates: &[] },
     Room { files: &["config"], uses: &["domain::CipherSuite", "store", "config"], crates: &[] },
     Room { files: &["wire"], uses: &["domain", "wire"], crates: &["serde_json"] },
+    Room {
+        files: &["abuse"],
+        uses: &[
+            "abuse",
+            "config::RateLimits",
+            "domain",
+            "hot::Budgets",
+            "hot::Crowds",
+            "hot::Hold",
+            "hot::Spent",
+            "metrics",
+            "store::MOST_BLOCKS",
+            "store::Store",
+            "store::StoreError",
+        ],
+        crates: &[],
+    },
     Room { files: &["telemetry.rs"], uses: &["config::LogFormat"], crates: &[] },
     Room { files: &["metrics.rs"], uses: &[], crates: &["metrics_exporter_prometheus"] },
     Room {
@@ -80,12 +97,14 @@ const HOUSE: &[Room] = &[
     Room {
         files: &["http"],
         uses: &[
+            "abuse",
             "config",
             "domain",
             "store::Store",
             "store::StoreError",
             "hot::Switchboard",
             "hot::Budgets",
+            "hot::Spent",
             "metrics",
             "wire",
             "http",
@@ -144,6 +163,7 @@ const HOUSE: &[Room] = &[
     Room {
         files: &["queue/routes", "queue/session", "queue/frames"],
         uses: &[
+            "abuse",
             "auth",
             "config",
             "domain",
