@@ -97,7 +97,9 @@ fn a_cluster_of_redis_is_declared_with_its_seeds_and_faults_tell_no_password() {
 
 #[test]
 fn the_size_of_a_send_has_two_names_that_may_not_contradict_each_other() {
-    let size = |pairs| Config::from_vars(&BTreeMap::new(), &vars(pairs)).map(|config| config.limits.send);
+    fn size(pairs: &[(&str, &str)]) -> Result<usize, Faults> {
+        Config::from_vars(&BTreeMap::new(), &vars(pairs)).map(|config| config.limits.send)
+    }
     let (name, other) = ("MAX_SEND_BYTES", "RATE_LIMIT_MAX_MESSAGE_SIZE");
     assert_eq!(size(&[]).unwrap(), 384 << 10);
     assert_eq!(size(&[(name, "200000")]).unwrap(), 200_000);

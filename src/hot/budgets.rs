@@ -10,6 +10,9 @@ use super::{
 };
 use crate::domain::{BudgetKey, Drawn, Lease, Quota, Timestamp};
 
+/// How many leases a node keeps: some for each of its devices.
+const LEASES: usize = 1 << 18;
+
 /// How many budgets may be asked for at the same time.
 const TURNS: usize = 256;
 
@@ -41,7 +44,7 @@ impl Budgets {
             engine,
             key,
             alone: Mutex::new(Ledger::bounded(BUDGETS)),
-            leases: Mutex::new(Leases::bounded(BUDGETS)),
+            leases: Mutex::new(Leases::bounded(LEASES)),
             reach: Reach::default(),
             turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         }

@@ -32,7 +32,9 @@ impl Leases {
     /// Spends a place of the lease, or says that the shared budget is known to be empty. None when it must be asked.
     pub(super) fn spend(&mut self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Option<Spent> {
         let kept = self.kept.get_mut(&budget)?;
-        if worth(*kept, quota, now) > 0 {
+        // What has lapsed is gone for good.
+        kept.places = worth(*kept, quota, now);
+        if kept.places > 0 {
             kept.places -= 1;
             return Some(spent(*kept, quota, Drawn::Taken, now));
         }
@@ -76,4 +78,43 @@ fn worth(lease: Lease, quota: Quota, now: Timestamp) -> u32 {
 fn spent(rest: Lease, quota: Quota, drawn: Drawn, now: Timestamp) -> Spent {
     let left = worth(rest, quota, now).saturating_add(quota.left(rest.filled_until, now)).min(quota.acts);
     Spent { drawn, left }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+    const QUOTA: Quota = Quota::per_minute(60);
+
+    fn key(number: u8) -> BudgetKey {
+        BudgetKey([number; 16])
+    }
+
+    #[test]
+    fn a_lease_lapses_as_its_budget_fills_up() {
+        let mut leases = Leases::bounded(10);
+        let lease = QUOTA.lease(None, 15, NOW);
+        assert_eq!(leases.take(key(0), QUOTA, lease, NOW), Spent { drawn: Drawn::Taken, left: 59 });
+        let soon = NOW.plus(Duration::from_secs(13));
+        for left in [59, 58] {
+            assert_eq!(leases.spend(key(0), QUOTA, soon), Some(Spent { drawn: Drawn::Taken, left }));
+        }
+        assert_eq!(leases.spend(key(0), QUOTA, soon), None, "all but two of the budget are back");
+    }
+
+    #[test]
+    fn a_full_table_keeps_what_it_has_until_that_is_worth_nothing() {
+        let mut leases = Leases::bounded(2);
+        for number in 0..2 {
+            leases.take(key(number), QUOTA, QUOTA.lease(None, 15, NOW), NOW);
+        }
+        assert!(!leases.has_room(key(2), NOW));
+        let one = QUOTA.lease(None, 1, NOW);
+        assert_eq!(leases.take(key(2), QUOTA, one, NOW).drawn, Drawn::Taken);
+        assert_eq!(leases.spend(key(2), QUOTA, NOW), None, "it was not kept");
+        let later = NOW.plus(Duration::from_secs(15));
+        assert!(leases.has_room(key(2), later));
+        assert_eq!(leases.kept.len(), 0);
+    }
 }
