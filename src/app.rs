@@ -14,6 +14,7 @@ use tokio::{task::JoinHandle, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 
 mod backup;
+mod blocks;
 mod crew;
 mod figures;
 mod listen;
@@ -21,6 +22,7 @@ mod parts;
 mod secrets;
 
 pub use backup::{AfterRestore, backup, newest_schema, restored};
+pub use blocks::{Which, blocks, lift_blocks};
 use crew::Crew;
 use listen::listen;
 use parts::{Ground, Parts};
@@ -135,6 +137,14 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     let ground = Ground { store: Arc::clone(&store), switchboard, clock, authority, admissions, secrets };
     let parts = Parts::new(&config, &ground, &stop_sockets);
     let (health, floor) = (parts.health.clone(), parts.floor.clone());
+    let blocks = parts.blocks.clone().into_inner();
+    if let Err(error) = blocks.read().await {
+        crew.stop();
+        store.close().await;
+        return Err(error.into());
+    }
+    crew.spawn("blocks", blocks.follow(stop()));
+    crew.spawn("crowds", Arc::clone(&parts.crowds).keep(stop()));
     let patience = config.shutdown_timeout;
     let scheme = if certificate.is_some() { "https" } else { "http" };
     let figures = config.metrics_address.map(figures::bind).transpose();

@@ -15,8 +15,9 @@ use ureq::{Agent, tls::TlsConfig};
 use crate::{
     api, app,
     config::{self, Config, InEffect, Loaded, LogFormat},
-    domain::{Clock, SystemClock},
+    domain::{Clock, NetworkKey, SystemClock},
     telemetry,
+    wire::Time,
 };
 
 /// A zero-knowledge relay for Signal and MLS clients. Settings come from the environment, which wins, from the file named
@@ -53,6 +54,11 @@ enum Command {
         /// The file to make
         file: PathBuf,
     },
+    /// List the address networks that are blocked, or lift blocks, also while the relay runs
+    Blocks {
+        #[command(subcommand)]
+        act: BlocksAct,
+    },
     /// Make a store that was restored from a backup fit to be served; always, and before it is (see scripts/restore)
     Restored,
 }
@@ -65,6 +71,21 @@ enum Look {
     Print,
     /// Print a settings file that describes every setting and shows its default
     Example,
+}
+
+#[derive(Debug, Subcommand)]
+enum BlocksAct {
+    /// Print each block: the network's keyed hash, how often it was blocked in a row, and until when
+    List,
+    /// End blocks, and forget them; every node follows within seconds
+    Clear {
+        /// A hash as listed, or an address of the network
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        network: Option<String>,
+        /// Every block
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 /// How long a health check waits.
@@ -101,6 +122,7 @@ impl Arguments {
             Command::Migrate => app::migrate(&config).await.map_err(|error| error.to_string()),
             Command::Healthcheck => healthcheck(&config),
             Command::Backup { file } => backup(&config, &file).await,
+            Command::Blocks { act } => blocks(&config, act).await,
             Command::Restored => restored(&config).await,
             Command::Config { act } => {
                 look(&act, &in_effect);
@@ -161,6 +183,28 @@ async fn backup(config: &Config, file: &Path) -> Result<(), String> {
     let schema = app::backup(config, file).await.map_err(|error| error.to_string())?;
     println!("{schema}");
     Ok(())
+}
+
+async fn blocks(config: &Config, act: BlocksAct) -> Result<(), String> {
+    let told = |error: app::StartError| error.to_string();
+    let BlocksAct::Clear { network, .. } = act else {
+        for block in app::blocks(config, SystemClock.now()).await.map_err(told)? {
+            let until = Time(block.until).text();
+            println!("{} level={} until={until}", block.network.text(), block.level);
+        }
+        return Ok(());
+    };
+    let lifted = app::lift_blocks(config, which(network.as_deref())?).await.map_err(told)?;
+    println!("blocks lifted: {lifted}");
+    Ok(())
+}
+
+/// Which blocks the operator names; all without a name.
+fn which(network: Option<&str>) -> Result<app::Which, String> {
+    let Some(text) = network else { return Ok(app::Which::All) };
+    let named = NetworkKey::parse(text).map(app::Which::Named);
+    let of_address = || text.parse().ok().map(app::Which::Of);
+    named.or_else(of_address).ok_or_else(|| format!("{text} is neither a hash as listed nor an address"))
 }
 
 async fn restored(config: &Config) -> Result<(), String> {

@@ -17,8 +17,8 @@ use std::{
 
 pub use kinds::{
     AddressLimits, AdmissionAlgorithm, AdmissionSettings, AuthMode, ClientLimits, FetchLimits,
-    ForwardedHeader, GroupLimits, LogFormat, MasterSecret, MlsSettings, Proxies, RegistrationMode,
-    SocketTimes, StrictTransport, TlsFiles, TraceSettings, Transport,
+    ForwardedHeader, GroupLimits, LogFormat, MasterSecret, MlsSettings, Proxies, RateLimits,
+    RegistrationMode, SocketTimes, StrictTransport, TlsFiles, TraceSettings, Transport,
 };
 use reader::Reader;
 use secrecy::SecretString;
@@ -64,6 +64,7 @@ pub struct Config {
     pub mls: MlsSettings,
     pub limits: ClientLimits,
     pub group_limits: GroupLimits,
+    pub rate_limits: RateLimits,
     pub address_limits: AddressLimits,
     pub fetch_limits: FetchLimits,
     pub store_limits: store::Limits,
@@ -205,13 +206,40 @@ impl Config {
                 keys_body: reader.number("MAX_KEYS_BODY_BYTES", 1 << 20, 1024..=16 << 20),
                 message_body: reader.number("MAX_MESSAGE_BODY_BYTES", 1 << 20, 1024..=16 << 20),
                 envelope: reader.number("MAX_ENVELOPE_BYTES", 96 << 10, 1024..=4 << 20),
-                send: reader.number("MAX_SEND_BYTES", 384 << 10, 1024..=8 << 20),
+                send: reader.number_by_either(
+                    "MAX_SEND_BYTES",
+                    "RATE_LIMIT_MAX_MESSAGE_SIZE",
+                    384 << 10,
+                    &(1024..=8 << 20),
+                ),
                 group_body: reader.number("MAX_GROUP_BODY_BYTES", 4 << 20, 1024..=16 << 20),
                 in_flight: reader.number("MAX_IN_FLIGHT", 256, 1..=1024),
             },
             group_limits: GroupLimits {
                 invite_life: reader.days("INVITE_TTL_DAYS", 7, 1..=30),
                 concurrency: reader.number("MLS_CONCURRENCY", 2, 1..=64),
+            },
+            rate_limits: RateLimits {
+                messages: reader.number("RATE_LIMIT_MESSAGE_LIMIT", 600, 1..=1_000_000),
+                acks: reader.number("RATE_LIMIT_ACK_LIMIT", 30_000, 1..=1_000_000),
+                reads: reader.number("RATE_LIMIT_READ_LIMIT", 1200, 1..=1_000_000),
+                keys: reader.number("RATE_LIMIT_KEYS_LIMIT", 600, 1..=1_000_000),
+                groups: reader.number("RATE_LIMIT_GROUP_LIMIT", 300, 1..=1_000_000),
+                joins: reader.number("RATE_LIMIT_JOIN_LIMIT", 120, 1..=1_000_000),
+                account: reader.number("RATE_LIMIT_ACCOUNT_LIMIT", 120, 1..=1_000_000),
+                openings: reader.number("RATE_LIMIT_OPEN_LIMIT", 60, 1..=1_000_000),
+                devices_per_address: reader.number("RATE_LIMIT_DEVICES_PER_IP", 50, 1..=1_000_000),
+                connections_per_address: reader.number(
+                    "RATE_LIMIT_CONNECTION_LIMIT_PER_IP",
+                    200,
+                    1..=1_000_000,
+                ),
+                connections_per_user: reader.number(
+                    "RATE_LIMIT_CONNECTION_LIMIT_PER_USER",
+                    20,
+                    1..=1_000_000,
+                ),
+                block_after: reader.number("RATE_LIMIT_BLOCK_AFTER", 300, 0..=1_000_000),
             },
             address_limits: AddressLimits {
                 registrations: reader.number("REGISTER_LIMIT_PER_ADDRESS", 30, 1..=1_000_000),

@@ -69,6 +69,7 @@
 //! | [`hot`] | what may be lost: wakes between nodes and the offline queue, in Redis or in process; the switchboard |
 //! | [`keys`], [`messages`], [`groups`], [`queue`] | the features: rules in `mod.rs`, HTTP edge in `routes.rs` |
 //! | `verify` | what both rooms of MLS rules can do of its cryptography: hash and verify, and nothing else |
+//! | [`abuse`] | how often a device and a network may do what, and who is shut out |
 //! | [`auth`] | who is calling; how devices prove themselves and stay logged in |
 //! | [`net`] | connections: TLS, HTTP/1.1 and HTTP/2, their bounds in time and number |
 //! | [`http`], [`wire`] | what the edges share: problems, bodies, the frame around a request; JSON atoms |
@@ -97,6 +98,7 @@
 #[cfg(test)]
 extern crate self as restante;
 
+pub mod abuse;
 pub mod api;
 pub mod app;
 pub mod auth;

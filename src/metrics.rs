@@ -27,6 +27,8 @@ const FINDS: &str = "restante_reconciler_finds_total";
 const HOT_REACHABLE: &str = "restante_hot_reachable";
 const HOT_FAILURES: &str = "restante_hot_failures_total";
 const HOT_SKIPPED: &str = "restante_hot_skipped_batches_total";
+const LIMITS_TRIPPED: &str = "restante_limits_tripped_total";
+const BLOCKS: &str = "restante_blocks_total";
 const SOCKETS_CLOSED: &str = "restante_sockets_closed_total";
 const ENTRIES: &str = "restante_group_entries_total";
 const DELIVERED: &str = "restante_items_delivered_total";
@@ -74,6 +76,7 @@ struct Figures {
     panics: Counter,
     trace_failures: Counter,
     tls_expires: Gauge,
+    blocks: Counter,
 }
 
 /// How an item or an entry reaches its device.
@@ -140,6 +143,7 @@ impl Figures {
             panics: count(PANICS),
             trace_failures: count(TRACE_FAILURES),
             tls_expires: level(TLS_EXPIRES),
+            blocks: count(BLOCKS),
             recorder,
         }
     }
@@ -164,6 +168,8 @@ fn describe() {
     describe_gauge!(HOT_REACHABLE, "whether hot state answers: 1 or 0");
     describe_counter!(HOT_FAILURES, "acts of hot state that failed");
     describe_counter!(HOT_SKIPPED, "batches left to the reconciler because hot delivery did not keep up");
+    describe_counter!(LIMITS_TRIPPED, "acts and openings refused by a limit");
+    describe_counter!(BLOCKS, "networks that this node shut out");
     describe_counter!(SOCKETS_CLOSED, "sockets that ended");
     describe_counter!(ENTRIES, "entries of group logs that were stored");
     describe_counter!(DELIVERED, "mailbox items given to their devices, again after a lost connection");
@@ -317,6 +323,19 @@ pub fn tls_reloaded(outcome: &'static str) {
 /// The certificate ends then, counted from the epoch of Unix.
 pub fn certificate_expires(at: Duration) {
     FIGURES.tls_expires.set(at.as_secs_f64());
+}
+
+/// A limit of that name, of devices, networks or users, was tripped so many times; none makes it known that there is such
+/// a limit.
+pub fn limit_tripped(limit: &'static str, of: &'static str, times: u64) {
+    let tripped =
+        with_local_recorder(&FIGURES.recorder, || counter!(LIMITS_TRIPPED, "limit" => limit, "of" => of));
+    tripped.increment(times);
+}
+
+/// This node shut so many networks out.
+pub fn blocks_begun(networks: u64) {
+    FIGURES.blocks.increment(networks);
 }
 
 /// All figures in the text format of Prometheus, with what was looked at just now.

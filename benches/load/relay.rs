@@ -61,6 +61,18 @@ impl Relay {
         let mut command = Command::new(program);
         let secret = || STANDARD.encode(rand::rng().random::<[u8; 32]>());
         let lifted = [
+            "RATE_LIMIT_MESSAGE_LIMIT",
+            "RATE_LIMIT_ACK_LIMIT",
+            "RATE_LIMIT_READ_LIMIT",
+            "RATE_LIMIT_KEYS_LIMIT",
+            "RATE_LIMIT_GROUP_LIMIT",
+            "RATE_LIMIT_JOIN_LIMIT",
+            "RATE_LIMIT_ACCOUNT_LIMIT",
+            "RATE_LIMIT_OPEN_LIMIT",
+            "RATE_LIMIT_DEVICES_PER_IP",
+            "RATE_LIMIT_CONNECTION_LIMIT_PER_IP",
+            "RATE_LIMIT_CONNECTION_LIMIT_PER_USER",
+            "RATE_LIMIT_BLOCK_AFTER",
             "REGISTER_LIMIT_PER_ADDRESS",
             "FETCH_LIMIT_PER_PAIR",
             "FETCH_LIMIT_PER_USER",

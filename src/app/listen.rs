@@ -14,8 +14,9 @@ use utoipa_actix_web::AppExt;
 use super::{StartError, parts::Parts};
 use crate::{
     api,
+    auth::recognise,
     config::Config,
-    http::{frame, unknown_path},
+    http::{Recognise, frame, guard, unknown_path},
     net::{self, Certificate, Terms},
 };
 
@@ -43,6 +44,7 @@ pub(super) fn listen(
     };
     let config = web::Data::new(config);
     let known = web::Data::new(api::known_paths());
+    let recognise = web::Data::new(Recognise(recognise));
     let document = web::Data::new(api::Published::new());
     let application = move || {
         App::new()
@@ -54,10 +56,15 @@ pub(super) fn listen(
             .app_data(parts.authority.clone())
             .app_data(parts.logins.clone())
             .app_data(parts.address_budgets.clone())
+            .app_data(parts.paces.clone())
+            .app_data(parts.blocks.clone())
+            .app_data(recognise.clone())
             .app_data(parts.keys.clone())
             .app_data(parts.messages.clone())
             .app_data(parts.groups.clone())
             .app_data(parts.queue.clone())
+            // Inside of CORS, so that a page can read why it was refused.
+            .wrap(from_fn(guard))
             .wrap(Condition::new(!config.cors_allowed_origins.is_empty(), cors(&config)))
             .wrap(from_fn(frame))
             .into_utoipa_app()

@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::secrets::Secrets;
 use crate::{
+    abuse::{Blocks, Connections, Doors, Paces},
     auth::{Admissions, Authority, Challenges, Logins, RefreshTokens},
     config::{AuthMode, Config, RegistrationMode},
-    domain::{Clock, ConversationKey, Quota},
+    domain::{Clock, ConversationKey, NetworkKeys, Quota},
     groups::{Checks, GroupRules, Groups},
-    hot::{Budgets, Switchboard},
+    hot::{Budgets, Crowds, Switchboard},
     http::{AddressBudgets, service::Health},
     keys::{FetchRules, Keys, PackageRules, RegistrationRules},
     messages::{Messages, SendRules},
@@ -24,6 +25,11 @@ use crate::{
 
 /// By how much longer than a key package's a founder's leaf may live: for clocks that are wrong at either end.
 const SKEW: Duration = Duration::from_hours(2);
+
+/// What networks are called where blocks are kept.
+pub(super) fn network_keys(secrets: &Secrets) -> NetworkKeys {
+    NetworkKeys::new(secrets.key_for(b"blocked networks"))
+}
 
 /// What every feature stands on.
 pub(super) struct Ground {
@@ -43,6 +49,9 @@ pub(super) struct Parts {
     pub(super) authority: web::Data<Authority>,
     pub(super) logins: web::Data<Logins>,
     pub(super) address_budgets: web::Data<AddressBudgets>,
+    pub(super) paces: web::Data<Paces>,
+    pub(super) blocks: web::Data<Blocks>,
+    pub(super) crowds: Arc<Crowds>,
     pub(super) keys: web::Data<Keys>,
     pub(super) messages: web::Data<Messages>,
     pub(super) groups: web::Data<Groups>,
@@ -60,11 +69,15 @@ impl Parts {
         let (store, switchboard, clock) = ground.shared();
         let (draining, started) = (AtomicBool::new(false), Instant::now());
         let health = Health { store, switchboard, clock, draining, started };
+        let crowds = Crowds::new(Arc::clone(ground.switchboard.engine()));
+        let doors = ground.doors(config, &budgets, &crowds);
+        let (paces, blocks) = (Arc::clone(&doors.paces), Arc::clone(&doors.blocks));
         let floor = SocketFloor::new(
             Arc::clone(&queue),
             Arc::clone(&messages),
             Arc::clone(&groups),
             Arc::clone(&ground.authority),
+            doors,
             config,
             stop_sockets.clone(),
         );
@@ -79,6 +92,9 @@ impl Parts {
             authority: Arc::clone(&ground.authority).into(),
             logins: web::Data::new(ground.logins(config, Arc::clone(&budgets))),
             address_budgets: web::Data::new(address_budgets),
+            paces: paces.into(),
+            blocks: blocks.into(),
+            crowds,
             keys: web::Data::new(ground.keys(config, budgets)),
             messages: messages.into(),
             groups: groups.into(),
@@ -90,6 +106,20 @@ impl Parts {
 impl Ground {
     fn shared(&self) -> (Arc<dyn Store>, Arc<Switchboard>, Arc<dyn Clock>) {
         (Arc::clone(&self.store), Arc::clone(&self.switchboard), Arc::clone(&self.clock))
+    }
+
+    fn doors(&self, config: &Config, budgets: &Arc<Budgets>, crowds: &Arc<Crowds>) -> Doors {
+        Paces::count_from_zero();
+        Connections::count_from_zero();
+        AddressBudgets::count_from_zero();
+        let (store, _, clock) = self.shared();
+        let limits = config.rate_limits;
+        let budgets = || Arc::clone(budgets);
+        let names = network_keys(&self.secrets);
+        let blocks = Blocks::new(store, budgets(), Arc::clone(&clock), names, limits.block_after);
+        let paces = Paces { budgets: budgets(), limits, clock };
+        let connections = Connections { crowds: Arc::clone(crowds), budgets: budgets(), limits };
+        Doors { paces: Arc::new(paces), blocks, connections }
     }
 
     fn conversations(&self) -> ConversationKey {

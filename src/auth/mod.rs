@@ -22,7 +22,7 @@ use std::{
 };
 
 use actix_web::{
-    FromRequest, HttpRequest,
+    FromRequest, HttpMessage as _, HttpRequest,
     dev::Payload,
     http::header::{self, HeaderMap},
     web,
@@ -303,8 +303,30 @@ impl FromRequest for Identity {
         let Some(authority) = request.app_data::<web::Data<Authority>>() else {
             return ready(Err(Problem::new(500, "internal", "the relay is not set up")));
         };
-        ready(authority.clone().into_inner().identify(request.headers(), None))
+        let authority = authority.clone().into_inner();
+        let recognised = request.extensions().get::<Recognised>().map(|Recognised(claims)| claims.clone());
+        ready(match recognised {
+            Some(claims) => claims.map(|claims| Self { authority, claims: Some(claims) }),
+            None => authority.identify(request.headers(), None),
+        })
     }
+}
+
+/// What a request's bearer token says, once it was looked at.
+struct Recognised(Result<Claims, Problem>);
+
+/// The device whose bearer token a request has, before anything else of it is read. What the token says is remembered in
+/// the request, so that it is verified once.
+#[must_use]
+pub fn recognise(request: &HttpRequest) -> Option<DeviceNo> {
+    let authority = request.app_data::<web::Data<Authority>>()?;
+    if authority.is_open() {
+        return None;
+    }
+    let claims = authority.claims(bearer(request.headers())?);
+    let device = claims.as_ref().ok().map(|claims| claims.caller.device_no);
+    request.extensions_mut().insert(Recognised(claims));
+    device
 }
 
 /// A user id from a path.

@@ -78,6 +78,35 @@ pub struct AddressLimits {
     pub refreshes: u32,
 }
 
+/// How often a device may do what, in a minute, and how many sockets may be open.
+#[derive(Debug, Clone, Copy)]
+pub struct RateLimits {
+    /// Sends and deletions.
+    pub messages: u32,
+    /// Acks, marks, signs of life.
+    pub acks: u32,
+    /// Whatever only looks.
+    pub reads: u32,
+    /// Fetches of other devices' keys.
+    pub keys: u32,
+    /// Making and changing groups.
+    pub groups: u32,
+    /// Bringing members into groups.
+    pub joins: u32,
+    /// Changes of devices, their keys and sessions.
+    pub account: u32,
+    /// Openings of sockets.
+    pub openings: u32,
+    /// As how many devices an address network counts.
+    pub devices_per_address: u32,
+    /// Open sockets of an address network.
+    pub connections_per_address: u32,
+    /// Open sockets of a user.
+    pub connections_per_user: u32,
+    /// Refusals in a minute past which a network is blocked; 0 for never.
+    pub block_after: u32,
+}
+
 /// How often a user's keys are handed out with one-time keys, in an hour.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchLimits {

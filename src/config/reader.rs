@@ -117,19 +117,35 @@ impl Reader {
         T: TryFrom<u64> + Default,
     {
         let value = self.given(name, Kind::Number, default.to_string());
-        let number = match value.map(|value| value.parse::<u64>()) {
-            None => default,
-            Some(Ok(number)) if range.contains(&number) => number,
-            Some(_) => {
-                self.faults.push(format!(
-                    "{name} must be a whole number from {} to {}",
-                    range.start(),
-                    range.end()
-                ));
-                default
-            }
-        };
+        let number = value.and_then(|text| self.number_in(name, &text, &range)).unwrap_or(default);
         T::try_from(number).unwrap_or_default()
+    }
+
+    fn number_in(&mut self, name: &str, text: &str, range: &RangeInclusive<u64>) -> Option<u64> {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        if number.is_none() {
+            let (least, most) = (range.start(), range.end());
+            self.faults.push(format!("{name} must be a whole number from {least} to {most}"));
+        }
+        number
+    }
+
+    /// A number with two names, of which one is used, or both say the same.
+    pub(super) fn number_by_either(
+        &mut self,
+        name: &'static str,
+        other_name: &'static str,
+        default: u64,
+        range: &RangeInclusive<u64>,
+    ) -> usize {
+        let text = self.given(name, Kind::Number, default.to_string());
+        let other_text = self.given(other_name, Kind::Number, "");
+        let number = text.and_then(|text| self.number_in(name, &text, range));
+        let other = other_text.and_then(|text| self.number_in(other_name, &text, range));
+        if number.is_some() && other.is_some() && number != other {
+            self.faults.push(format!("{other_name} is another name of {name}, which says something else"));
+        }
+        other.or(number).unwrap_or(default).try_into().unwrap_or_default()
     }
 
     pub(super) fn seconds(

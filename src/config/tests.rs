@@ -130,6 +130,21 @@ fn origins_are_those_of_pages_on_the_web_and_inside_applications() {
 }
 
 #[test]
+fn the_size_of_a_send_has_two_names_that_may_not_contradict_each_other() {
+    fn size(pairs: &[(&str, &str)]) -> Result<usize, Faults> {
+        Config::from_vars(&BTreeMap::new(), &vars(pairs)).map(|config| config.limits.send)
+    }
+    let (name, other) = ("MAX_SEND_BYTES", "RATE_LIMIT_MAX_MESSAGE_SIZE");
+    assert_eq!(size(&[]).unwrap(), 384 << 10);
+    assert_eq!(size(&[(name, "200000")]).unwrap(), 200_000);
+    assert_eq!(size(&[(other, "300000")]).unwrap(), 300_000);
+    assert_eq!(size(&[(name, "200000"), (other, "200000")]).unwrap(), 200_000);
+    let told = faults(&[(name, "200000"), (other, "300000")]);
+    assert!(told.len() == 1 && told[0].starts_with(other), "{told:?}");
+    assert_eq!(faults(&[(other, "many")]).len(), 1);
+}
+
+#[test]
 fn debug_output_hides_secrets() {
     let secret = STANDARD.encode([7; 32]);
     let config = Config::from_vars(

@@ -23,6 +23,12 @@ impl Timestamp {
         self.0
     }
 
+    /// Microseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub const fn micros(self) -> i64 {
+        self.0.saturating_mul(1000)
+    }
+
     /// Whole seconds since 1970-01-01 UTC.
     #[must_use]
     pub const fn seconds(self) -> i64 {

@@ -4,6 +4,7 @@
 
 mod addressing;
 mod batch;
+mod block;
 mod clock;
 mod conversation;
 mod envelope;
@@ -16,6 +17,7 @@ mod security;
 
 pub use addressing::{Addressee, Mismatch, address};
 pub use batch::{Batch, Budget};
+pub use block::{BLOCK_MEMORY, Block, Network, NetworkKey, NetworkKeys};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use conversation::ConversationKey;
 pub use envelope::{
@@ -35,6 +37,6 @@ pub use keys::{
     Bundle, Device, IdentityKey, KeyKind, KeyStats, LastingKeys, LinkedBy, OneTimePreKey, Signature,
     SignedPreKey,
 };
-pub use quota::{BudgetKey, Drawn, Quota};
+pub use quota::{BudgetKey, Drawn, Lease, Quota};
 pub use sealed::{SEALED_MIN, is_plaintext};
 pub use security::{AuditEntry, Pseudonym, Pseudonyms, SecurityEvent};

@@ -35,10 +35,10 @@ impl Quota {
         Self { acts, period: Duration::from_hours(1) }
     }
 
-    /// The time after which one more act has its place, in microseconds.
+    /// The time after which one more act has its place, in microseconds; at least 1.
     #[must_use]
     pub fn interval_micros(self) -> i64 {
-        self.period_micros() / i64::from(self.acts.max(1))
+        (self.period_micros() / i64::from(self.acts.max(1))).max(1)
     }
 
     /// The whole period in microseconds.
@@ -47,19 +47,65 @@ impl Quota {
         i64::try_from(self.period.as_micros()).unwrap_or(i64::MAX / 4)
     }
 
+    /// How many places a node takes at once when it is going to spend them by itself: few enough that several nodes share a
+    /// budget, and one of a small budget, which is then counted exactly wherever it is spent.
+    #[must_use]
+    pub fn share(self) -> u32 {
+        let acts = self.period_micros() / self.interval_micros();
+        u32::try_from(acts / 4).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Takes as many places as there are, at most `most`. `filled_until` is what the act before left, or none.
+    #[must_use]
+    pub fn lease(self, filled_until: Option<i64>, most: u32, now: Timestamp) -> Lease {
+        let (now, interval) = (now.micros(), self.interval_micros());
+        // Never fuller than full: a clock that was set back must not lock anybody out for longer than a period.
+        let full = now.saturating_add(self.period_micros());
+        let filled = filled_until.unwrap_or(now).clamp(now, full);
+        let free = full.saturating_sub(filled) / interval;
+        let places = u32::try_from(free).unwrap_or(u32::MAX).min(most);
+        Lease { places, filled_until: filled.saturating_add(interval.saturating_mul(i64::from(places))) }
+    }
+
     /// Draws a place. `filled_until` is what an earlier draw left, in microseconds since 1970, or none; a place that was
     /// taken leaves a new one.
     pub fn draw(self, filled_until: &mut Option<i64>, now: Timestamp) -> Drawn {
-        let now = now.millis().saturating_mul(1000);
-        // Never fuller than full: a clock that was set back must not lock anybody out for longer than a period.
-        let most = now.saturating_add(self.period_micros());
-        let filled = filled_until.unwrap_or(now).clamp(now, most).saturating_add(self.interval_micros());
-        let over = filled.saturating_sub(now).saturating_sub(self.period_micros());
-        if over > 0 {
-            return Drawn::Empty(Duration::from_micros(over.unsigned_abs()));
+        let lease = self.lease(*filled_until, 1, now);
+        if lease.places > 0 {
+            *filled_until = Some(lease.filled_until);
         }
-        *filled_until = Some(filled);
-        Drawn::Taken
+        lease.drawn(self, now)
+    }
+
+    /// How long it takes until there is a place; nothing when there is one.
+    #[must_use]
+    pub fn wait(self, filled_until: i64, now: Timestamp) -> Duration {
+        let full = now.micros().saturating_add(self.period_micros());
+        let over = filled_until.min(full).saturating_add(self.interval_micros()).saturating_sub(full);
+        Duration::from_micros(over.max(0).unsigned_abs())
+    }
+
+    /// How many places there are.
+    #[must_use]
+    pub fn left(self, filled_until: i64, now: Timestamp) -> u32 {
+        self.lease(Some(filled_until), u32::MAX, now).places
+    }
+}
+
+/// What was taken from a budget at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The places; none when the budget is empty.
+    pub places: u32,
+    /// Until when the budget is filled after it, in microseconds since 1970.
+    pub filled_until: i64,
+}
+
+impl Lease {
+    /// What a lease of at most one place is as a draw.
+    #[must_use]
+    pub fn drawn(self, quota: Quota, now: Timestamp) -> Drawn {
+        if self.places > 0 { Drawn::Taken } else { Drawn::Empty(quota.wait(self.filled_until, now)) }
     }
 }
 
@@ -100,6 +146,22 @@ mod tests {
         let later = NOW.plus(Duration::from_hours(5));
         let taken = (0..10).filter(|_| quota.draw(&mut filled, later) == Drawn::Taken).count();
         assert_eq!(taken, 2);
+    }
+
+    #[test]
+    fn a_lease_is_as_much_as_there_is_and_counts_like_as_many_draws() {
+        let quota = Quota::per_minute(7);
+        let mut filled = None;
+        for _ in 0..3 {
+            quota.draw(&mut filled, NOW);
+        }
+        let lease = quota.lease(None, 3, NOW);
+        assert_eq!((lease.places, Some(lease.filled_until)), (3, filled));
+        let rest = quota.lease(Some(lease.filled_until), 100, NOW);
+        assert_eq!((rest.places, quota.left(rest.filled_until, NOW)), (4, 0));
+        assert_eq!(quota.lease(Some(rest.filled_until), 1, NOW).places, 0);
+        assert_eq!(quota.wait(rest.filled_until, NOW), Duration::from_micros(8_571_424));
+        assert_eq!(quota.wait(lease.filled_until, NOW), Duration::ZERO);
     }
 
     #[test]

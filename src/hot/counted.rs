@@ -1,18 +1,19 @@
 //! An engine whose failed acts are counted: callers forget them, because the store and the reconciler make up for them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::{Event, Hot, HotError};
 use crate::{
-    domain::{BudgetKey, Delivery, DeviceNo, Drawn, GroupId, Item, LogEntry, Position, Quota, Timestamp},
+    domain::{BudgetKey, Delivery, DeviceNo, GroupId, Item, Lease, LogEntry, Position, Quota, Timestamp},
     metrics,
 };
 
 /// The acts that are counted: all but asking whether the engine is there, and closing it.
-const ACTS: [&str; 13] = [
+const ACTS: [&str; 16] = [
     "subscribe",
     "unsubscribe",
     "deliver",
@@ -25,7 +26,10 @@ const ACTS: [&str; 13] = [
     "publish_entries",
     "keep_state",
     "state",
-    "draw",
+    "lease",
+    "hold",
+    "renew",
+    "release",
 ];
 
 /// Does what its engine does.
@@ -101,8 +105,32 @@ impl Hot for Counted {
         noted("state", self.0.state(group, digest).await)
     }
 
-    async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError> {
-        noted("draw", self.0.draw(budget, quota, now).await)
+    async fn lease(
+        &self,
+        budget: BudgetKey,
+        quota: Quota,
+        most: u32,
+        now: Timestamp,
+    ) -> Result<Lease, HotError> {
+        noted("lease", self.0.lease(budget, quota, most, now).await)
+    }
+
+    async fn hold(
+        &self,
+        crowd: BudgetKey,
+        holder: Uuid,
+        most: u32,
+        life: Duration,
+    ) -> Result<bool, HotError> {
+        noted("hold", self.0.hold(crowd, holder, most, life).await)
+    }
+
+    async fn renew(&self, held: &[(BudgetKey, Uuid)], life: Duration) -> Result<(), HotError> {
+        noted("renew", self.0.renew(held, life).await)
+    }
+
+    async fn release(&self, held: &[(BudgetKey, Uuid)]) -> Result<(), HotError> {
+        noted("release", self.0.release(held).await)
     }
 
     async fn check(&self) -> Result<(), HotError> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::domain::{BudgetKey, Drawn, Quota, Timestamp};
+use crate::domain::{BudgetKey, Drawn, Lease, Quota, Timestamp};
 
 /// How many budgets of one period a ledger keeps.
 pub(super) const BUDGETS: usize = 1 << 16;
@@ -35,16 +35,20 @@ impl Ledger {
         Self { most: most.max(1), kept: HashMap::new(), by_time: HashMap::new() }
     }
 
-    /// Draws a place by the rule of [`Quota::draw`].
-    pub(super) fn draw(&mut self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Drawn {
+    /// Takes places by the rule of [`Quota::lease`].
+    pub(super) fn lease(&mut self, budget: BudgetKey, quota: Quota, most: u32, now: Timestamp) -> Lease {
         let period = quota.period_micros();
         self.sweep(period, now);
-        let mut until = self.kept.get(&budget).map(|kept| kept.until);
-        let drawn = quota.draw(&mut until, now);
-        if let (Drawn::Taken, Some(until)) = (drawn, until) {
-            self.put(budget, Kept { until, period });
+        let lease = quota.lease(self.kept.get(&budget).map(|kept| kept.until), most, now);
+        if lease.places > 0 {
+            self.put(budget, Kept { until: lease.filled_until, period });
         }
-        drawn
+        lease
+    }
+
+    /// Takes one place.
+    pub(super) fn draw(&mut self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Drawn {
+        self.lease(budget, quota, 1, now).drawn(quota, now)
     }
 
     fn put(&mut self, budget: BudgetKey, fresh: Kept) {
@@ -61,7 +65,7 @@ impl Ledger {
     }
 
     fn sweep(&mut self, period: i64, now: Timestamp) {
-        let now = now.millis().saturating_mul(1000);
+        let now = now.micros();
         for _ in 0..SWEPT_AT_ONCE {
             let first = self.by_time.get(&period).and_then(BTreeSet::first);
             if first.is_none_or(|(until, _)| *until > now) {

@@ -7,9 +7,12 @@
 
 mod budgets;
 mod counted;
+mod crowds;
+mod leases;
 mod ledger;
 mod line;
 pub mod local;
+mod reach;
 pub mod redis;
 mod rooms;
 mod stretch;
@@ -23,11 +26,12 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::domain::{
-    BudgetKey, ConversationId, Delivery, DeviceNo, Drawn, GroupId, Item, LogEntry, MessageId, Position,
-    Quota, SessionId, Status, Timestamp, UserId,
+    BudgetKey, ConversationId, Delivery, DeviceNo, Drawn, GroupId, Item, Lease, LogEntry, MessageId,
+    Position, Quota, SessionId, Status, Timestamp, UserId,
 };
 
-pub use budgets::Budgets;
+pub use budgets::{Budgets, Spent};
+pub use crowds::{Crowds, Hold};
 pub use line::{End, Line, Overlooked, Signal};
 pub use rooms::{Heard, Reading, Room, Turn};
 pub use stretch::{Form, Next, Stretch, Told};
@@ -207,9 +211,32 @@ pub trait Hot: Send + Sync {
     /// The state of a group, if the one that is kept has this BLAKE3 digest; never another one.
     async fn state(&self, group: GroupId, digest: [u8; 32]) -> Result<Option<Bytes>, HotError>;
 
-    /// Draws a place in a budget, which all nodes share when the engine spans nodes. Of two that race for the last place
-    /// one gets it. A budget that nobody draws from is forgotten after its period.
-    async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError>;
+    /// Takes as many places in a budget as there are, at most `most`. All nodes share it when the engine spans nodes, and
+    /// of two that race for the last place one gets it. A budget that nobody takes from is forgotten after its period.
+    async fn lease(
+        &self,
+        budget: BudgetKey,
+        quota: Quota,
+        most: u32,
+        now: Timestamp,
+    ) -> Result<Lease, HotError>;
+
+    /// Takes one place: [`Hot::lease`] of one.
+    async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError> {
+        Ok(self.lease(budget, quota, 1, now).await?.drawn(quota, now))
+    }
+
+    /// Counts a holder among those of a crowd for `life` from now on, by the engine's own clock; one that is counted
+    /// already goes on. False, and nothing is done, when `most` others are counted. Of two that race for the last place
+    /// one gets it.
+    async fn hold(&self, crowd: BudgetKey, holder: Uuid, most: u32, life: Duration)
+    -> Result<bool, HotError>;
+
+    /// Counts these holders in their crowds for another `life`, however many there are.
+    async fn renew(&self, held: &[(BudgetKey, Uuid)], life: Duration) -> Result<(), HotError>;
+
+    /// Counts these holders no longer.
+    async fn release(&self, held: &[(BudgetKey, Uuid)]) -> Result<(), HotError>;
 
     /// Asks the engine whether it is reachable.
     async fn check(&self) -> Result<(), HotError>;

@@ -8,7 +8,10 @@ use std::{
 use actix_web::{HttpRequest, http::header::HeaderValue, web};
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::config::{Config, ForwardedHeader};
+use crate::{
+    config::{Config, ForwardedHeader},
+    domain::Network,
+};
 
 /// The address of a caller: the peer's, or what trusted proxies say it is. For counting only; never shown or logged.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,7 +19,8 @@ pub struct CallerAddress(IpAddr);
 
 impl CallerAddress {
     /// The address that a request comes from. None when the connection has no address, or the relay no settings.
-    pub(super) fn of(request: &HttpRequest) -> Option<Self> {
+    #[must_use]
+    pub fn of(request: &HttpRequest) -> Option<Self> {
         let proxies = &request.app_data::<web::Data<Config>>()?.proxies;
         let peer = request.peer_addr()?.ip();
         let lines = request.headers().get_all(name(proxies.header)).map(HeaderValue::as_bytes);
@@ -26,7 +30,7 @@ impl CallerAddress {
     /// What is counted: an IPv4 address whole, of an IPv6 address the 64 bits that one subscriber has at least. The first
     /// byte tells the two apart.
     #[must_use]
-    pub fn network(&self) -> [u8; 9] {
+    pub fn network(&self) -> Network {
         let mut network = [0; 9];
         let (family, bytes) = network.split_at_mut(1);
         match self.0 {
@@ -39,7 +43,7 @@ impl CallerAddress {
                 bytes.copy_from_slice(&address.octets()[..8]);
             }
         }
-        network
+        Network(network)
     }
 }
 

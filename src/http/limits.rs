@@ -4,11 +4,12 @@ use std::{fmt, sync::Arc};
 
 use actix_web::{HttpRequest, web};
 
-use super::{CallerAddress, Problem};
+use super::{CallerAddress, Problem, policy::Policy};
 use crate::{
     config::AddressLimits,
     domain::{Clock, Drawn, Quota},
-    hot::Budgets,
+    hot::{Budgets, Spent},
+    metrics,
 };
 
 /// What is counted by address.
@@ -33,23 +34,33 @@ pub struct AddressBudgets {
 }
 
 impl AddressBudgets {
+    /// Lets it be known which limits are counted.
+    pub fn count_from_zero() {
+        for name in ["register", "login", "refresh"] {
+            metrics::limit_tripped(name, "network", 0);
+        }
+    }
+
     /// Counts the act to the address's network.
     ///
     /// # Errors
     /// 429 `rate-limited` past the act's budget, which refills evenly within a minute.
     pub async fn admit(&self, address: &CallerAddress, act: Act) -> Result<(), Problem> {
-        let (what, acts) = match act {
-            Act::Register => ("register by address", self.limits.registrations),
-            Act::Login => ("login by address", self.limits.logins),
-            Act::Refresh => ("refresh by address", self.limits.refreshes),
+        let (what, name, acts) = match act {
+            Act::Register => ("register by address", "register", self.limits.registrations),
+            Act::Login => ("login by address", "login", self.limits.logins),
+            Act::Refresh => ("refresh by address", "refresh", self.limits.refreshes),
         };
         let quota = Quota::per_minute(acts);
-        match self.budgets.draw(what, &[&address.network()], quota, self.clock.now()).await {
+        match self.budgets.draw(what, &[&address.network().0], quota, self.clock.now()).await {
             Drawn::Taken => Ok(()),
-            Drawn::Empty(wait) => Err(Problem::rate_limited(
-                wait,
-                "too many requests from this network; repeat the request later",
-            )),
+            Drawn::Empty(wait) => {
+                metrics::limit_tripped(name, "network", 1);
+                let detail = "too many requests from this network; repeat the request later";
+                let spent = Spent { drawn: Drawn::Empty(wait), left: 0 };
+                let policy = Policy::new(name, "network", quota).with(spent);
+                Err(Problem::rate_limited(wait, detail).under(policy))
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::policy::Policy;
 use crate::{store::StoreError, wire::whole_seconds};
 
 /// A refusal or failure on its way to the client: a status, a stable code, words, and typed members.
@@ -16,6 +17,7 @@ pub struct Problem {
     detail: String,
     members: Map<String, Value>,
     retry_after: Option<u64>,
+    policy: Option<Policy>,
 }
 
 impl Problem {
@@ -23,7 +25,7 @@ impl Problem {
     #[must_use]
     pub fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, code, detail: detail.into(), members: Map::new(), retry_after: None }
+        Self { status, code, detail: detail.into(), members: Map::new(), retry_after: None, policy: None }
     }
 
     /// 400 for a field that is not what it should be.
@@ -75,6 +77,19 @@ impl Problem {
             *field = name;
         }
         self
+    }
+
+    /// This problem, of a request that this limit refused.
+    #[must_use]
+    pub const fn under(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// The limit that refused the request, if one did.
+    #[must_use]
+    pub const fn policy(&self) -> Option<Policy> {
+        self.policy
     }
 
     /// The stable code.

@@ -91,6 +91,19 @@ struct LimitsAnswer {
     access_token_ttl_seconds: u64,
     refresh_token_ttl_seconds: u64,
     heartbeat_seconds: u64,
+    rate_limit_message_limit: u32,
+    rate_limit_ack_limit: u32,
+    rate_limit_read_limit: u32,
+    rate_limit_keys_limit: u32,
+    rate_limit_group_limit: u32,
+    rate_limit_join_limit: u32,
+    rate_limit_account_limit: u32,
+    rate_limit_open_limit: u32,
+    rate_limit_devices_per_ip: u32,
+    rate_limit_connection_limit_per_ip: u32,
+    rate_limit_connection_limit_per_user: u32,
+    rate_limit_max_message_size: usize,
+    rate_limit_block_after: u32,
     register_limit_per_address: u32,
     login_limit_per_address: u32,
     refresh_limit_per_address: u32,
@@ -185,7 +198,7 @@ async fn readiness(health: &Health) -> Result<Ready, Problem> {
 #[get("/api/v1/limits")]
 async fn get_limits(config: web::Data<Config>) -> impl Responder {
     let (client, store) = (config.limits, config.store_limits);
-    let (address, fetch) = (config.address_limits, config.fetch_limits);
+    let (rate, address, fetch) = (config.rate_limits, config.address_limits, config.fetch_limits);
     web::Json(LimitsAnswer {
         max_body_bytes: client.body,
         max_keys_body_bytes: client.keys_body,
@@ -208,6 +221,19 @@ async fn get_limits(config: web::Data<Config>) -> impl Responder {
         access_token_ttl_seconds: config.access_token_life.as_secs(),
         refresh_token_ttl_seconds: config.refresh_token_life.as_secs(),
         heartbeat_seconds: config.socket.heartbeat.as_secs(),
+        rate_limit_message_limit: rate.messages,
+        rate_limit_ack_limit: rate.acks,
+        rate_limit_read_limit: rate.reads,
+        rate_limit_keys_limit: rate.keys,
+        rate_limit_group_limit: rate.groups,
+        rate_limit_join_limit: rate.joins,
+        rate_limit_account_limit: rate.account,
+        rate_limit_open_limit: rate.openings,
+        rate_limit_devices_per_ip: rate.devices_per_address,
+        rate_limit_connection_limit_per_ip: rate.connections_per_address,
+        rate_limit_connection_limit_per_user: rate.connections_per_user,
+        rate_limit_max_message_size: client.send,
+        rate_limit_block_after: rate.block_after,
         register_limit_per_address: address.registrations,
         login_limit_per_address: address.logins,
         refresh_limit_per_address: address.refreshes,

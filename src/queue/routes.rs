@@ -20,14 +20,15 @@ use super::{
     inbox::Inbox,
     outbox::{Writing, outbox},
     pages::GroupPage,
-    session::{Session, Sockets, count_from_zero, start},
+    session::{Place, Session, Sockets, count_from_zero, start},
 };
 use crate::{
+    abuse::{Doors, Full},
     auth::{Authority, Identity},
     config::Config,
-    domain::{Item, Position},
+    domain::{Caller, Item, Position},
     groups::Groups,
-    http::{Body, Problem, Query, RequestBody, check_origin},
+    http::{Body, CallerAddress, Problem, Query, RequestBody, check_origin, pay_to_open},
     messages::Messages,
     metrics::{self, Way},
     wire::{Id, ListedDeviceView, LogEntryView, MessageView, WelcomeView},
@@ -232,12 +233,13 @@ impl SocketFloor {
         messages: Arc<Messages>,
         groups: Arc<Groups>,
         authority: Arc<Authority>,
+        doors: Doors,
         config: &Config,
         stop: CancellationToken,
     ) -> Self {
         count_from_zero();
         let (times, in_flight) = (config.socket, config.limits.in_flight);
-        let sockets = Sockets { queue, messages, groups, authority, times, in_flight, stop };
+        let sockets = Sockets { queue, messages, groups, authority, doors, times, in_flight, stop };
         Self { sockets: Arc::new(sockets), running: TaskTracker::new() }
     }
 
@@ -252,7 +254,8 @@ impl SocketFloor {
 #[utoipa::path(tag = "socket", params(("user_id" = String, Path), ("device_id" = String, Path)),
     security(("bearer" = [])), responses(
     (status = 101, description = "the frames are described in proto-docs/websocket.md"),
-    (status = 401, description = "no or bad token"), (status = 403, description = "`not-you`, `origin-not-allowed`")))]
+    (status = 401, description = "no or bad token"), (status = 403, description = "`not-you`, `origin-not-allowed`"),
+    (status = 429, description = "`rate-limited`, `too-many-connections`, `blocked`")))]
 #[get("/ws/{user_id}/{device_id}")]
 async fn open_socket(
     request: HttpRequest,
@@ -273,6 +276,7 @@ async fn open_socket(
         _ => (authority.identify(request.headers(), offer.token.as_deref())?, None),
     };
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
+    pay_to_open(&floor.sockets.doors.paces, caller.device_no).await?;
     if floor.sockets.stop.is_cancelled() {
         return Err(Problem::unavailable("draining", "the relay is stopping"));
     }
@@ -281,6 +285,7 @@ async fn open_socket(
     if offer.named {
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, offer.format.protocol()));
     }
+    let place = place(&floor, &request, &caller).await?;
     // Last, so that a refused opening leaves the ticket as it was.
     if let Some(ticket) = ticket {
         authority.use_ticket(ticket).await?;
@@ -288,11 +293,26 @@ async fn open_socket(
     let (outbox, writing) = outbox();
     let inbox = Inbox::new(payload, config.limits.message_body);
     let login = identity.claims().map(|claims| (claims.session, claims.expires_at));
-    let session = Session::new(Arc::clone(&floor.sockets), caller, login, offer.format, inbox, outbox);
+    let sockets = Arc::clone(&floor.sockets);
+    let session = Session::new(sockets, caller, login, place, offer.format, (inbox, outbox));
     start(session, floor.running.token());
     let response =
         response.message_body(written(writing)).map_err(|_| Problem::new(500, "internal", "no answer"))?;
     Ok(response.into())
+}
+
+/// Makes room for a socket of the caller.
+async fn place(floor: &SocketFloor, request: &HttpRequest, caller: &Caller) -> Result<Place, Problem> {
+    let network = CallerAddress::of(request).map(|address| address.network());
+    let connection = floor.sockets.doors.connections.open(network, caller.user_id).await;
+    let connection = connection.map_err(|full| {
+        let detail = match full {
+            Full::Network => "too many sockets are open from this network",
+            Full::User => "too many sockets of this user are open",
+        };
+        Problem::too_many("too-many-connections", detail, 10)
+    })?;
+    Ok(Place { network, connection })
 }
 
 fn written(writing: Writing) -> BoxBody {

@@ -6,6 +6,7 @@
 mod goodbye;
 mod groups;
 mod requests;
+mod tolls;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,6 +19,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use goodbye::Goodbye;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+use tolls::{Held, Tolls};
 use uuid::Uuid;
 
 use super::{
@@ -31,9 +33,10 @@ use super::{
     outbox::Outbox,
 };
 use crate::{
+    abuse::{Connection, Doors},
     auth::Authority,
     config::SocketTimes,
-    domain::{Caller, Item, MessageId, Position, SessionId, Timestamp},
+    domain::{Caller, Item, MessageId, Network, Position, SessionId, Timestamp},
     groups::Groups,
     hot::{End, Event, KeysLow, Line, Seat, Signal},
     http::Problem,
@@ -59,10 +62,17 @@ pub(super) struct Sockets {
     pub messages: Arc<Messages>,
     pub groups: Arc<Groups>,
     pub authority: Arc<Authority>,
+    pub doors: Doors,
     pub times: SocketTimes,
     pub in_flight: usize,
     /// Cancelled when the relay stops.
     pub stop: CancellationToken,
+}
+
+/// Where a socket comes from, and that it may be open.
+pub(super) struct Place {
+    pub network: Option<Network>,
+    pub connection: Connection,
 }
 
 /// What a request became, to be written when it is ready.
@@ -103,11 +113,14 @@ pub(super) struct Session {
     in_flight: HashMap<MessageId, Written>,
     drained: Drained,
     answers: FuturesUnordered<Answer>,
+    tolls: Tolls,
+    held: Option<Held>,
     bad_frames: VecDeque<Instant>,
     opened_at: Instant,
     heard_at: Instant,
     /// Since when nothing could be written.
     stalled_since: Option<Instant>,
+    _connection: Connection,
 }
 
 impl Session {
@@ -115,13 +128,14 @@ impl Session {
         sockets: Arc<Sockets>,
         caller: Caller,
         login: Option<(SessionId, Timestamp)>,
+        place: Place,
         format: Format,
-        inbox: Inbox,
-        outbox: Outbox,
+        (inbox, outbox): (Inbox, Outbox),
     ) -> Self {
         // Ordered by time, so that of two sockets that open at the same moment the later replaces the earlier.
         let id = MessageId::fresh(sockets.queue.clock.now()).uuid();
         let logs = Logs::new(caller.device_no);
+        let tolls = Tolls::new(&sockets, caller.device_no, place.network);
         Self {
             sockets,
             caller,
@@ -136,10 +150,13 @@ impl Session {
             in_flight: HashMap::new(),
             drained: Drained::No,
             answers: FuturesUnordered::new(),
+            tolls,
+            held: None,
             bad_frames: VecDeque::new(),
             opened_at: Instant::now(),
             heard_at: Instant::now(),
             stalled_since: None,
+            _connection: place.connection,
         }
     }
 
@@ -162,6 +179,9 @@ impl Session {
         self.logs = Logs::new(self.caller.device_no);
         drop(seat);
         goodbye.count(1);
+        if let (Goodbye::ProtocolError, Some(network)) = (goodbye, self.tolls.network()) {
+            self.sockets.doors.blocks.strike(network).await;
+        }
         let store = Arc::clone(&self.sockets.queue.store);
         self.acks.finish(&store, self.caller.device_no).await;
         if matches!(goodbye, Goodbye::GoingAway) {
@@ -215,7 +235,7 @@ impl Session {
             tokio::task::consume_budget().await;
             self.advance(seat).await;
             let room = self.outbox.has_room();
-            let reading = room && self.answers.len() < UNANSWERED;
+            let reading = room && self.answers.len() < UNANSWERED && self.held.is_none();
             self.note_stall(room, reading);
             let (deadline, why) = self.next_deadline();
             // Looked at here too: a peer that never stops talking must not keep the timer from being heard.
@@ -233,6 +253,7 @@ impl Session {
                 Some(answer) = self.answers.next(), if room => self.write_all(answer.as_ref()),
                 asked = self.logs.answer() => self.logs.take(asked),
                 () = self.acks.stored() => {}
+                verdict = Held::verdict(&mut self.held), if self.held.is_some() => if let Some(goodbye) = self.let_go(verdict, seat.line()) { return goodbye },
                 inbound = self.inbox.next(), if reading => if let Some(goodbye) = self.read(inbound, seat.line()) { return goodbye },
                 () = self.outbox.moved(), if !room => if self.outbox.is_gone() { return Goodbye::Gone },
                 _ = heartbeat.tick() => self.outbox.ping(),

@@ -56,8 +56,8 @@ pub use restored::Restored;
 
 pub use crate::domain::Mismatch;
 use crate::domain::{
-    AuditEntry, Caller, ConversationId, Device, DeviceId, DeviceNo, IdentityKey, Item, KeyStats, LastingKeys,
-    Message, MessageId, Position, SecurityEvent, Send, SessionId, Timestamp, UserId,
+    AuditEntry, Block, Caller, ConversationId, Device, DeviceId, DeviceNo, IdentityKey, Item, KeyStats,
+    LastingKeys, Message, MessageId, NetworkKey, Position, SecurityEvent, Send, SessionId, Timestamp, UserId,
 };
 
 /// The store could not do what was asked.
@@ -90,6 +90,8 @@ pub struct Pool {
     /// Those of them that nobody uses.
     pub idle: usize,
 }
+/// How many blocks are read at a time, those that end the latest first.
+pub const MOST_BLOCKS: u32 = 10_000;
 
 /// The limits that acts enforce.
 #[derive(Debug, Clone, Copy)]
@@ -197,6 +199,14 @@ pub trait Store: GroupActs + PackageActs {
 
     /// What was revoked at or after `since`, on any node, oldest first; for [`REVOCATION_LIFE`].
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError>;
+
+    /// Blocks a network at `now` ([`Block::after`]): for longer, the oftener it was blocked of late. One that is blocked
+    /// stays as it is, so that nodes that block it at the same time block it once.
+    async fn block(&self, network: NetworkKey, now: Timestamp) -> Result<Block, StoreError>;
+
+    /// The blocks that have not ended at `now`, those that end the latest first, at most [`MOST_BLOCKS`]. One that an
+    /// operator lifted is not among them.
+    async fn blocks(&self, now: Timestamp) -> Result<Vec<Block>, StoreError>;
 
     /// Opens a session for a device that answered a challenge, which is used up; enters `LoggedIn`. When the device has
     /// [`SESSIONS_PER_DEVICE`] already, the one refreshed longest ago is ended and revoked; of several refreshed at the

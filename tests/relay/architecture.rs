@@ -81,6 +81,23 @@ const HOUSE: &[Room] = &[
         uses: &["config::LogFormat", "config::TraceSettings", "metrics", "telemetry"],
         crates: &["serde_json"],
     },
+    Room {
+        files: &["abuse"],
+        uses: &[
+            "abuse",
+            "config::RateLimits",
+            "domain",
+            "hot::Budgets",
+            "hot::Crowds",
+            "hot::Hold",
+            "hot::Spent",
+            "metrics",
+            "store::MOST_BLOCKS",
+            "store::Store",
+            "store::StoreError",
+        ],
+        crates: &[],
+    },
     Room { files: &["metrics.rs"], uses: &[], crates: &["metrics_exporter_prometheus"] },
     Room {
         files: &["jobs.rs"],
@@ -106,12 +123,14 @@ const HOUSE: &[Room] = &[
     Room {
         files: &["http"],
         uses: &[
+            "abuse",
             "config",
             "domain",
             "store::Store",
             "store::StoreError",
             "hot::Switchboard",
             "hot::Budgets",
+            "hot::Spent",
             "metrics",
             "wire",
             "http",
@@ -170,6 +189,7 @@ const HOUSE: &[Room] = &[
     Room {
         files: &["queue/routes", "queue/session", "queue/frames"],
         uses: &[
+            "abuse",
             "auth",
             "config",
             "domain",

@@ -36,7 +36,7 @@ async fn phone_and_tablet(base: &str) -> (Device, Device) {
 }
 
 /// Several nodes by one clock, which stands at noon.
-async fn cluster_at_noon(
+pub(crate) async fn cluster_at_noon(
     backend: &Backend,
     nodes: usize,
     settings: Settings<'_>,

@@ -4,6 +4,7 @@
 
 mod budgets;
 mod cluster;
+mod crowds;
 mod groups;
 mod logins;
 mod outage;
@@ -96,5 +97,14 @@ suite! {
         budgets_do_not_touch_each_other,
         of_many_that_race_for_the_last_places_as_many_get_one_as_there_are,
         every_engine_answers_by_the_rule_of_the_domain,
+        a_lease_is_as_much_as_there_is_and_counts_for_everybody,
+        of_many_leases_that_race_none_gives_a_place_twice,
+    }
+    crowds {
+        a_crowd_takes_as_many_holders_as_may_be_over_all_nodes,
+        who_is_counted_goes_on_and_who_lets_go_makes_room,
+        a_holder_that_nobody_renews_is_forgotten,
+        renewing_counts_whoever_it_is,
+        of_many_that_race_for_the_last_places_in_a_crowd_as_many_get_one_as_there_are,
     }
 }

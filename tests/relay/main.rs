@@ -21,6 +21,7 @@ mod groups;
 mod harness;
 mod hot;
 mod keys;
+mod limits;
 mod messages;
 mod metrics;
 mod mls;

@@ -3,6 +3,7 @@
 
 mod accept;
 mod audit;
+mod blocks;
 mod claims;
 mod deactivate;
 mod devices;

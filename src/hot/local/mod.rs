@@ -4,25 +4,27 @@
 //! as often as they need nodes.
 
 mod cache;
+mod holders;
 mod states;
 
 use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use uuid::Uuid;
 
-use self::{cache::OfflineCache, states::States};
+use self::{cache::OfflineCache, holders::Holders, states::States};
 use super::{
     Doorbell, Event, GroupEvent, Hot, HotError, QUEUE_LENGTH,
     ledger::{BUDGETS, Ledger},
 };
 use crate::domain::{
-    BudgetKey, Delivery, DeviceNo, Drawn, GroupId, Item, LogEntry, Position, Quota, Timestamp,
+    BudgetKey, Delivery, DeviceNo, GroupId, Item, Lease, LogEntry, Position, Quota, Timestamp,
 };
 
 /// How many bytes of bodies the hub keeps for devices that nobody listens for.
@@ -31,10 +33,12 @@ const CACHE_WEIGHT: usize = 16 * 1024 * 1024;
 /// How many bytes of public states of MLS groups the hub keeps.
 const STATES_WEIGHT: usize = 32 * 1024 * 1024;
 
-/// What the nodes of one process share: who listens for what, the offline queues, the budgets, and the states of groups.
+/// What the nodes of one process share: who listens for what, the offline queues, the budgets, who holds a place in which
+/// crowd, and the states of groups.
 pub struct LocalHub {
     state: Mutex<State>,
     ledger: Mutex<Ledger>,
+    holders: Mutex<Holders>,
     states: Mutex<States>,
 }
 
@@ -62,7 +66,12 @@ impl LocalHub {
             cache: OfflineCache::bounded(QUEUE_LENGTH, CACHE_WEIGHT),
         };
         let (ledger, states) = (Ledger::bounded(BUDGETS), States::bounded(STATES_WEIGHT));
-        Arc::new(Self { state: Mutex::new(state), ledger: Mutex::new(ledger), states: Mutex::new(states) })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            ledger: Mutex::new(ledger),
+            holders: Mutex::default(),
+            states: Mutex::new(states),
+        })
     }
 
     /// Every act is short and leaves nothing half done that a later one could trip over, so a lock that was poisoned
@@ -74,6 +83,11 @@ impl LocalHub {
     /// Nothing foreign runs under this lock.
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nor under this one.
+    fn holders(&self) -> MutexGuard<'_, Holders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nor under this one.
@@ -264,8 +278,40 @@ impl Hot for LocalHot {
         Ok(kept.filter(|state| *blake3::hash(state).as_bytes() == digest))
     }
 
-    async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError> {
-        Ok(self.hub.ledger().draw(budget, quota, now))
+    async fn lease(
+        &self,
+        budget: BudgetKey,
+        quota: Quota,
+        most: u32,
+        now: Timestamp,
+    ) -> Result<Lease, HotError> {
+        Ok(self.hub.ledger().lease(budget, quota, most, now))
+    }
+
+    async fn hold(
+        &self,
+        crowd: BudgetKey,
+        holder: Uuid,
+        most: u32,
+        life: Duration,
+    ) -> Result<bool, HotError> {
+        Ok(self.hub.holders().hold(crowd, holder, most, Instant::now(), life))
+    }
+
+    async fn renew(&self, held: &[(BudgetKey, Uuid)], life: Duration) -> Result<(), HotError> {
+        let mut holders = self.hub.holders();
+        for (crowd, holder) in held {
+            holders.renew(*crowd, *holder, Instant::now() + life);
+        }
+        Ok(())
+    }
+
+    async fn release(&self, held: &[(BudgetKey, Uuid)]) -> Result<(), HotError> {
+        let mut holders = self.hub.holders();
+        for (crowd, holder) in held {
+            holders.release(*crowd, *holder);
+        }
+        Ok(())
     }
 
     async fn check(&self) -> Result<(), HotError> {

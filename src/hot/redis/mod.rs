@@ -1,5 +1,5 @@
 //! Hot state in Redis: one channel and one offline queue (a stream) for each device, one channel and one state for each group,
-//! and one counter for each budget, for any number of nodes, on one server or on a cluster.
+//! one counter for each budget and one set for each crowd, for any number of nodes, on one server or on a cluster.
 //!
 //! Every command names one key or channel, so that a cluster can take it. Nothing waits for Redis for long: acts have
 //! deadlines, and fail at once for a moment after one failed.
@@ -7,6 +7,7 @@
 mod budget;
 mod cluster;
 mod codec;
+mod crowd;
 mod fault;
 mod flush;
 #[cfg(any(fuzzing, test))]
@@ -15,6 +16,7 @@ mod link;
 mod listener;
 mod names;
 mod place;
+mod script;
 mod slots;
 mod subscriber;
 mod way;
@@ -28,6 +30,7 @@ use bytes::Bytes;
 use redis::{ErrorKind, Pipeline, ServerErrorKind};
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use self::{
     codec::NodeId,
@@ -35,12 +38,13 @@ use self::{
     listener::Listener,
     names::{Names, Topic},
     place::Place,
+    script::Script,
     subscriber::{Subscriber, Wishes},
     way::Way,
 };
 use super::{Doorbell, Event, GroupEvent, Hot, HotError, QUEUE_LENGTH, STATE_LIFE, STATE_WEIGHT};
 use crate::domain::{
-    BudgetKey, Delivery, DeviceNo, Drawn, GroupId, Item, LogEntry, Position, Quota, Timestamp,
+    BudgetKey, Delivery, DeviceNo, GroupId, Item, Lease, LogEntry, Position, Quota, Timestamp,
 };
 
 /// How long an offline queue outlives its last item.
@@ -58,7 +62,8 @@ pub struct RedisHot {
     node: NodeId,
     names: Names,
     way: Arc<Way>,
-    budgets: budget::Script,
+    budgets: Script,
+    crowds: Script,
     wishes: Wishes,
     tasks: TaskTracker,
     closed: CancellationToken,
@@ -87,7 +92,8 @@ impl RedisHot {
         let tasks = TaskTracker::new();
         tasks.spawn_on(closed.clone().run_until_cancelled_owned(subscriber.run()), &runtime);
         tasks.close();
-        Ok(Self { node, names, way, budgets: budget::Script::new(), wishes, tasks, closed })
+        let (budgets, crowds) = (budget::script(), crowd::script());
+        Ok(Self { node, names, way, budgets, crowds, wishes, tasks, closed })
     }
 
     /// Publishes the deliveries and gives back those that nobody received.
@@ -267,8 +273,33 @@ impl Hot for RedisHot {
         Ok(state.filter(|state| *blake3::hash(state).as_bytes() == digest).map(Bytes::from))
     }
 
-    async fn draw(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Result<Drawn, HotError> {
-        Ok(self.budgets.draw(&self.way, &self.names.budget(budget), quota, now).await?)
+    async fn lease(
+        &self,
+        budget: BudgetKey,
+        quota: Quota,
+        most: u32,
+        now: Timestamp,
+    ) -> Result<Lease, HotError> {
+        let key = self.names.budget(budget);
+        Ok(budget::lease(&self.budgets, &self.way, key, quota, most, now).await?)
+    }
+
+    async fn hold(
+        &self,
+        crowd: BudgetKey,
+        holder: Uuid,
+        most: u32,
+        life: Duration,
+    ) -> Result<bool, HotError> {
+        Ok(crowd::hold(&self.crowds, &self.way, &self.names, (crowd, holder), most, life).await?)
+    }
+
+    async fn renew(&self, held: &[(BudgetKey, Uuid)], life: Duration) -> Result<(), HotError> {
+        Ok(crowd::renew(&self.crowds, &self.way, &self.names, held, life).await?)
+    }
+
+    async fn release(&self, held: &[(BudgetKey, Uuid)]) -> Result<(), HotError> {
+        Ok(crowd::release(&self.way, &self.names, held).await?)
     }
 
     async fn check(&self) -> Result<(), HotError> {

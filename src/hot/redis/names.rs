@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::budget::hex;
+use super::script::hex;
 use crate::domain::{BudgetKey, DeviceNo, GroupId};
 
 /// What a channel is for.
@@ -19,6 +19,7 @@ pub(super) struct Names {
     groups: String,
     queues: String,
     budgets: String,
+    crowds: String,
     states: String,
 }
 
@@ -29,6 +30,7 @@ impl Names {
             groups: format!("{prefix}:g:"),
             queues: format!("{prefix}:q:"),
             budgets: format!("{prefix}:budget:"),
+            crowds: format!("{prefix}:crowd:"),
             states: format!("{prefix}:mls:"),
         }
     }
@@ -51,14 +53,19 @@ impl Names {
         format!("{}{}", self.budgets, hex(&budget.0))
     }
 
+    /// Who holds a place in a crowd.
+    pub(super) fn crowd(&self, crowd: BudgetKey) -> String {
+        format!("{}{}", self.crowds, hex(&crowd.0))
+    }
+
     /// The public state of a group.
     pub(super) fn state(&self, group: GroupId) -> String {
         format!("{}{}", self.states, group.uuid().simple())
     }
 
-    /// What the names of all keys begin with: of queues, budgets and states.
-    pub(super) fn families(&self) -> [&str; 3] {
-        [&self.queues, &self.budgets, &self.states]
+    /// What the names of all keys begin with: of queues, budgets, crowds and states.
+    pub(super) fn families(&self) -> [&str; 4] {
+        [&self.queues, &self.budgets, &self.crowds, &self.states]
     }
 
     /// What a channel is for, if it is one of ours.

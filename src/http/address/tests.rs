@@ -160,9 +160,9 @@ fn only_the_configured_header_of_a_trusted_proxy_is_believed() {
 #[test]
 fn an_address_is_counted_by_its_network_and_never_shown() {
     let network = |text| address(text).network();
-    assert_eq!(network("192.0.2.7"), [4, 192, 0, 2, 7, 0, 0, 0, 0]);
+    assert_eq!(network("192.0.2.7").0, [4, 192, 0, 2, 7, 0, 0, 0, 0]);
     assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
-    assert_eq!(network("2001:db8:1:2:3::4"), [6, 0x20, 1, 0x0d, 0xb8, 0, 1, 0, 2]);
+    assert_eq!(network("2001:db8:1:2:3::4").0, [6, 0x20, 1, 0x0d, 0xb8, 0, 1, 0, 2]);
     assert_eq!(network("2001:db8:1:2::"), network("2001:db8:1:2:ffff::1"));
     assert_ne!(network("2001:db8:1:2::"), network("2001:db8:1:3::"));
     assert_eq!(format!("{:?}", address("192.0.2.7")), "CallerAddress(..)");

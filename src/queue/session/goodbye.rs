@@ -16,11 +16,13 @@ pub(super) enum Goodbye {
     Stalled,
     Replaced,
     Silent,
+    /// The device went on although it was refused, and its network is shut out.
+    Blocked,
 }
 
 impl Goodbye {
     /// Every reason there is.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Gone,
         Self::GoingAway,
         Self::TryAgain,
@@ -30,6 +32,7 @@ impl Goodbye {
         Self::Stalled,
         Self::Replaced,
         Self::Silent,
+        Self::Blocked,
     ];
 
     /// Lets it be known which reasons are counted.
@@ -55,6 +58,7 @@ impl Goodbye {
             Self::Stalled => "stalled",
             Self::Replaced => "replaced",
             Self::Silent => "silent",
+            Self::Blocked => "blocked",
         }
     }
 
@@ -68,6 +72,7 @@ impl Goodbye {
             Self::TokenExpired => Some((4401, "token expired")),
             Self::Deactivated => Some((4403, "device deactivated")),
             Self::Stalled | Self::Silent => Some((4408, "timed out")),
+            Self::Blocked => Some((4429, "blocked")),
             Self::Replaced => Some((4409, "replaced by a newer connection")),
         }
     }

@@ -26,24 +26,35 @@ const BAD_FRAMES: usize = 9;
 impl Session {
     /// Takes a frame: its answer comes when it is ready.
     pub(super) fn frame(&mut self, bytes: &Bytes, line: &Line) -> Option<Goodbye> {
-        let (reference, frame) = read(self.format, bytes);
+        match read(self.format, bytes) {
+            (reference, Ok(frame)) => self.admit(reference, frame, line),
+            (reference, Err(problem)) => self.refuse(reference, &problem),
+        }
+    }
+
+    /// Does what a frame asks for.
+    pub(super) fn act(
+        &mut self,
+        reference: Option<String>,
+        frame: ClientFrame,
+        line: &Line,
+    ) -> Option<Goodbye> {
         let refused = match frame {
-            Ok(ClientFrame::Ping) => {
+            ClientFrame::Ping => {
                 self.write(&ServerFrame::Pong { reference });
                 return None;
             }
-            Ok(ClientFrame::Ack(ids, entries)) => {
+            ClientFrame::Ack(ids, entries) => {
                 self.ack(reference, &ids, &entries);
                 return None;
             }
-            Ok(ClientFrame::Read(message_id)) => {
+            ClientFrame::Read(message_id) => {
                 self.mark_read(reference, message_id);
                 return None;
             }
-            Ok(ClientFrame::Send(frame)) => self.send(reference.clone(), *frame),
-            Ok(ClientFrame::GroupSend(frame)) => self.group_send(reference.clone(), *frame),
-            Ok(ClientFrame::Auth(token)) => self.renew(reference.as_deref(), &token, line),
-            Err(problem) => Err(problem),
+            ClientFrame::Send(frame) => self.send(reference.clone(), *frame),
+            ClientFrame::GroupSend(frame) => self.group_send(reference.clone(), *frame),
+            ClientFrame::Auth(token) => self.renew(reference.as_deref(), &token, line),
         };
         refused.err().and_then(|problem| self.refuse(reference, &problem))
     }

@@ -115,6 +115,16 @@ pub(super) async fn migrate(url: &SecretString) -> Result<(), StoreError> {
     connection.close().await.map_err(unavailable)
 }
 
+/// One connection for a short errand beside the relay.
+pub(super) async fn alone(url: &SecretString) -> Result<PgConnection, StoreError> {
+    let mut connection = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options(url)?))
+        .await
+        .map_err(unavailable)?
+        .map_err(unavailable)?;
+    connection.execute(SETTINGS).await.map_err(unavailable)?;
+    Ok(connection)
+}
+
 /// Whether the engine answers and every migration that this relay knows is applied as it knows it.
 pub(super) async fn check(pool: &PgPool) -> Result<(), StoreError> {
     let applied = "SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version";

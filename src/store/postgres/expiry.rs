@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::rows::{Places, at, moment};
 use crate::{
-    domain::{METADATA_LIFE, Timestamp},
+    domain::{BLOCK_MEMORY, METADATA_LIFE, Timestamp},
     store::{AUDIT_LIFE, Expired, REVOCATION_LIFE},
 };
 
@@ -42,6 +42,10 @@ const OLD_USES: &str = "\
 const OLD_EVENTS: &str = "\
     DELETE FROM audit WHERE entry = ANY(ARRAY(SELECT entry FROM audit WHERE at <= $1 \
         ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+
+const OLD_BLOCKS: &str = "\
+    DELETE FROM blocks WHERE network = ANY(ARRAY(SELECT network FROM blocks WHERE blocked_until <= $1 \
+        ORDER BY blocked_until LIMIT $2 FOR UPDATE SKIP LOCKED))";
 
 #[derive(FromRow)]
 struct DueRow {
@@ -109,7 +113,7 @@ async fn postpone(tx: &mut PgConnection, kept: &[&DueRow], erased: &HashSet<Uuid
 }
 
 /// Forgets link tokens and sessions that ended, revocations that every node has seen, uses of what is refused for its age,
-/// and old security events.
+/// old security events, and blocks that make no later one longer.
 pub(super) async fn the_rest(pool: &PgPool, now: Timestamp, limit: u32) -> Result<u32, Error> {
     let ended = [
         (ENDED_TOKENS, now),
@@ -117,6 +121,7 @@ pub(super) async fn the_rest(pool: &PgPool, now: Timestamp, limit: u32) -> Resul
         (OLD_REVOCATIONS, now.minus(REVOCATION_LIFE)),
         (OLD_USES, now.minus(USE_LIFE)),
         (OLD_EVENTS, now.minus(AUDIT_LIFE)),
+        (OLD_BLOCKS, now.minus(BLOCK_MEMORY)),
     ];
     let mut forgotten: u32 = 0;
     for (statement, until) in ended {

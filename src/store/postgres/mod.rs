@@ -6,6 +6,7 @@
 mod accept;
 mod ack;
 mod audit;
+mod blocks;
 mod bundles;
 mod connect;
 mod deactivate;
@@ -67,9 +68,9 @@ use super::{
     lane::{Bounds, Lane},
 };
 use crate::domain::{
-    AuditEntry, Caller, Clock, ConversationId, Device, DeviceId, DeviceNo, GroupSend, IdentityKey, Item,
-    KeyStats, LastingKeys, Message, MessageId, Position, Pseudonyms, SecurityEvent, Send, SessionId,
-    Timestamp, UserId,
+    AuditEntry, Block, Caller, Clock, ConversationId, Device, DeviceId, DeviceNo, GroupSend, IdentityKey,
+    Item, KeyStats, LastingKeys, Message, MessageId, NetworkKey, Position, Pseudonyms, SecurityEvent, Send,
+    SessionId, Timestamp, UserId,
 };
 use connect::LaneConnection;
 
@@ -124,6 +125,20 @@ impl PostgresStore {
     fn submit_ack(&self, ack: Ack) -> BoxFuture<'static, Result<u32, StoreError>> {
         let weight = ack.weight();
         self.acks.submit(ack, weight)
+    }
+
+    /// The blocks that have not ended at `now`, for an operator beside the relay: nothing is migrated or started.
+    pub async fn blocks_beside(url: &SecretString, now: Timestamp) -> Result<Vec<Block>, StoreError> {
+        blocks::present_beside(url, now).await
+    }
+
+    /// Ends and forgets the block of one network, or all, and tells how many there were. Every node learns of it within
+    /// seconds.
+    pub async fn lift_blocks_beside(
+        url: &SecretString,
+        network: Option<NetworkKey>,
+    ) -> Result<u64, StoreError> {
+        blocks::lift_beside(url, network).await
     }
 
     /// Brings the schema up to date and does nothing else.
@@ -225,6 +240,15 @@ impl Store for PostgresStore {
 
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
         attempt(Repeat::Always, || revocations::since(&self.watch, since)).await
+    }
+
+    async fn block(&self, network: NetworkKey, now: Timestamp) -> Result<Block, StoreError> {
+        attempt(Repeat::Always, || blocks::block(&self.pool, network, now)).await
+    }
+
+    async fn blocks(&self, now: Timestamp) -> Result<Vec<Block>, StoreError> {
+        attempt(Repeat::Always, || async { blocks::present(&mut *self.watch.acquire().await?, now).await })
+            .await
     }
 
     async fn has_written(&self, conversation: ConversationId, from: UserId) -> Result<bool, StoreError> {

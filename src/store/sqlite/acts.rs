@@ -7,15 +7,16 @@ use sqlx::SqlitePool;
 use super::{
     SqliteStore,
     audit::{self, Entry},
-    bundles, delete, devices, expire,
+    blocks, bundles, delete, devices, expire,
     folder::MIGRATOR,
     history, keys, links, mailbox, recovery, register, restore, revocations, rows, sessions, unavailable,
     used,
 };
 use crate::{
     domain::{
-        AuditEntry, Bodies, Caller, ConversationId, Device, DeviceId, DeviceNo, IdentityKey, Item, KeyStats,
-        LastingKeys, Message, MessageId, Position, SecurityEvent, Send, SessionId, Timestamp, UserId,
+        AuditEntry, Block, Bodies, Caller, ConversationId, Device, DeviceId, DeviceNo, IdentityKey, Item,
+        KeyStats, LastingKeys, Message, MessageId, NetworkKey, Position, SecurityEvent, Send, SessionId,
+        Timestamp, UserId,
     },
     store::{
         Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, LinkOffer, Load, LoggedIn,
@@ -106,6 +107,14 @@ impl Store for SqliteStore {
 
     async fn revocations(&self, since: Timestamp) -> Result<Vec<Revocation>, StoreError> {
         self.read(|conn| revocations::since(conn, since).boxed()).await
+    }
+
+    async fn block(&self, network: NetworkKey, now: Timestamp) -> Result<Block, StoreError> {
+        self.write(move |tx| blocks::block(tx, network, now).boxed()).await
+    }
+
+    async fn blocks(&self, now: Timestamp) -> Result<Vec<Block>, StoreError> {
+        self.read(|conn| blocks::present(conn, now).boxed()).await
     }
 
     async fn recovery_keys(&self, user: UserId) -> Result<Vec<IdentityKey>, StoreError> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{accept::erase, groups, rows};
 use crate::{
-    domain::{DeviceNo, METADATA_LIFE, MessageId, Position, Timestamp},
+    domain::{BLOCK_MEMORY, DeviceNo, METADATA_LIFE, MessageId, Position, Timestamp},
     store::{AUDIT_LIFE, Expired, REVOCATION_LIFE},
 };
 
@@ -59,7 +59,7 @@ pub(super) async fn expire(
 }
 
 /// What is forgotten once it has ended, and the moment before which it must have.
-fn ended(now: Timestamp) -> [(&'static str, Timestamp); 5] {
+fn ended(now: Timestamp) -> [(&'static str, Timestamp); 6] {
     [
         (
             "DELETE FROM link_tokens WHERE rowid IN (SELECT rowid FROM link_tokens \
@@ -85,6 +85,11 @@ fn ended(now: Timestamp) -> [(&'static str, Timestamp); 5] {
             "DELETE FROM audit WHERE entry IN (SELECT entry FROM audit \
              WHERE at <= ? ORDER BY at LIMIT ?)",
             now.minus(AUDIT_LIFE),
+        ),
+        (
+            "DELETE FROM blocks WHERE network IN (SELECT network FROM blocks \
+             WHERE blocked_until <= ? ORDER BY blocked_until LIMIT ?)",
+            now.minus(BLOCK_MEMORY),
         ),
     ]
 }

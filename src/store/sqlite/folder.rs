@@ -95,7 +95,7 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .test_before_acquire(false)
 }
 
-fn writing(path: &PathBuf) -> SqliteConnectOptions {
+pub(super) fn writing(path: &PathBuf) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)

@@ -8,6 +8,7 @@ mod accept;
 mod acts;
 mod audit;
 mod backup;
+mod blocks;
 mod bundles;
 mod delete;
 mod devices;
@@ -47,7 +48,7 @@ use super::{
     ack::Ack,
     lane::{Bounds, Lane},
 };
-use crate::domain::{Clock, Delivery, GroupSend, LogEntry, Pseudonyms, Send, Timestamp};
+use crate::domain::{Block, Clock, Delivery, GroupSend, LogEntry, NetworkKey, Pseudonyms, Send, Timestamp};
 
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
@@ -147,6 +148,23 @@ impl SqliteStore {
     /// When there is no database, the file exists, or the copy cannot be made.
     pub async fn backup(folder: &Path, file: &Path) -> Result<i64, StoreError> {
         backup::copy(folder, file).await
+    }
+
+    /// The blocks of the database in `folder` that have not ended at `now`. A relay may serve the folder meanwhile.
+    ///
+    /// # Errors
+    /// When there is no database, or it is of an older schema.
+    pub async fn blocks_beside(folder: &Path, now: Timestamp) -> Result<Vec<Block>, StoreError> {
+        blocks::present_beside(folder, now).await
+    }
+
+    /// Ends and forgets the block of one network, or all, and tells how many there were. A relay may serve the folder
+    /// meanwhile, and learns of it within seconds.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::blocks_beside`].
+    pub async fn lift_blocks_beside(folder: &Path, network: Option<NetworkKey>) -> Result<u64, StoreError> {
+        blocks::lift_beside(folder, network).await
     }
 
     /// The newest schema that this relay knows; both engines number theirs alike.

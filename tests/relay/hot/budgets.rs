@@ -58,6 +58,30 @@ pub(super) async fn of_many_that_race_for_the_last_places_as_many_get_one_as_the
     }
 }
 
+pub(super) async fn a_lease_is_as_much_as_there_is_and_counts_for_everybody(rig: &Rig) {
+    let (one, two, budget, quota) = (&rig.one.hot, &rig.two.hot, budget(), Quota::per_minute(7));
+    assert_eq!(one.lease(budget, quota, 3, NOW).await.unwrap().places, 3);
+    assert_eq!(two.draw(budget, quota, NOW).await.unwrap(), Drawn::Taken);
+    let rest = two.lease(budget, quota, 100, NOW).await.unwrap();
+    assert_eq!((rest.places, quota.left(rest.filled_until, NOW)), (3, 0));
+    let none = one.lease(budget, quota, 100, NOW).await.unwrap();
+    assert_eq!((none.places, none.filled_until), (0, rest.filled_until));
+    let then = NOW.plus(Duration::from_millis(8_572));
+    assert_eq!(one.lease(budget, quota, 100, then).await.unwrap().places, 1);
+}
+
+pub(super) async fn of_many_leases_that_race_none_gives_a_place_twice(rig: &Rig) {
+    for _ in 0..10 {
+        let (budget, quota) = (budget(), Quota::per_minute(100));
+        let racers = (0..64_u32).map(|number| {
+            let hot = if number % 2 == 0 { &rig.one.hot } else { &rig.two.hot }.clone();
+            tokio::spawn(async move { hot.lease(budget, quota, 1 + number % 5, NOW).await.unwrap().places })
+        });
+        let leased = futures_util::future::join_all(racers.collect::<Vec<_>>()).await;
+        assert_eq!(leased.into_iter().map(Result::unwrap).sum::<u32>(), 100);
+    }
+}
+
 /// Draws from one budget, each some milliseconds after the one before. Redis forgets by its own clock, so no period is
 /// shorter than the test may take.
 fn draws() -> impl Strategy<Value = Vec<(u32, u64, u64)>> {

@@ -88,6 +88,18 @@ impl Backend {
         ];
         // Every test device calls from one address and is younger than a day: tests of the limits set their own.
         let lifted = [
+            "RATE_LIMIT_MESSAGE_LIMIT",
+            "RATE_LIMIT_ACK_LIMIT",
+            "RATE_LIMIT_READ_LIMIT",
+            "RATE_LIMIT_KEYS_LIMIT",
+            "RATE_LIMIT_GROUP_LIMIT",
+            "RATE_LIMIT_JOIN_LIMIT",
+            "RATE_LIMIT_ACCOUNT_LIMIT",
+            "RATE_LIMIT_OPEN_LIMIT",
+            "RATE_LIMIT_DEVICES_PER_IP",
+            "RATE_LIMIT_CONNECTION_LIMIT_PER_IP",
+            "RATE_LIMIT_CONNECTION_LIMIT_PER_USER",
+            "RATE_LIMIT_BLOCK_AFTER",
             "REGISTER_LIMIT_PER_ADDRESS",
             "LOGIN_LIMIT_PER_ADDRESS",
             "REFRESH_LIMIT_PER_ADDRESS",

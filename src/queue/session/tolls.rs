@@ -1,0 +1,125 @@
+//! What a device pays for its frames: the same budgets as over REST.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use super::{Goodbye, Session, Sockets};
+use crate::{
+    abuse::{Payer, Purse, Verb},
+    domain::{DeviceNo, Drawn, Network},
+    hot::Line,
+    http::Problem,
+    queue::{
+        errand::Errand,
+        frames::{ClientFrame, ServerFrame},
+    },
+};
+
+/// Out of what a socket's frames are paid.
+pub(super) struct Tolls {
+    network: Option<Network>,
+    messages: Vec<Purse>,
+    acks: Vec<Purse>,
+    account: Vec<Purse>,
+}
+
+/// A frame whose place in a budget has to be asked for. Nothing more is read meanwhile, so that frames keep their order.
+pub(super) struct Held {
+    reference: Option<String>,
+    frame: ClientFrame,
+    verdict: Errand<Verdict>,
+}
+
+/// What becomes of a frame.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Verdict {
+    /// It is taken.
+    Passed,
+    /// There is no place before this time has gone.
+    Refused(Duration),
+    /// Nor is there one, and the network is shut out by now.
+    Blocked,
+}
+
+impl Tolls {
+    /// The purses of a device that calls from a network.
+    pub(super) fn new(sockets: &Sockets, device: DeviceNo, network: Option<Network>) -> Self {
+        let payers = [Some(Payer::Device(device)), network.map(Payer::Network)];
+        let purses = |verb| -> Vec<Purse> {
+            payers.into_iter().flatten().map(|payer| sockets.doors.paces.purse(verb, payer)).collect()
+        };
+        let (messages, acks, account) = (purses(Verb::Message), purses(Verb::Ack), purses(Verb::Account));
+        Self { network, messages, acks, account }
+    }
+
+    /// Where the socket comes from.
+    pub(super) const fn network(&self) -> Option<Network> {
+        self.network
+    }
+
+    fn purses(&self, frame: &ClientFrame) -> &[Purse] {
+        match frame {
+            ClientFrame::Send(_) | ClientFrame::GroupSend(_) => &self.messages,
+            ClientFrame::Ack(..) | ClientFrame::Read(_) | ClientFrame::Ping => &self.acks,
+            ClientFrame::Auth(_) => &self.account,
+        }
+    }
+}
+
+/// Pays out of the purses one after the other; who cannot earns a strike for its network.
+async fn judge(sockets: Arc<Sockets>, unpaid: Vec<Purse>, network: Option<Network>) -> Verdict {
+    for purse in &unpaid {
+        let Drawn::Empty(wait) = sockets.doors.paces.spend(purse).await.drawn else { continue };
+        if let Some(network) = network {
+            sockets.doors.blocks.strike(network).await;
+            if sockets.doors.blocks.left(network).is_some() {
+                return Verdict::Blocked;
+            }
+        }
+        return Verdict::Refused(wait);
+    }
+    Verdict::Passed
+}
+
+impl Held {
+    /// Waits until it is known what becomes of the frame that is held, if one is.
+    pub(super) async fn verdict(held: &mut Option<Self>) -> Verdict {
+        match held {
+            Some(held) => (&mut held.verdict).await,
+            None => pending().await,
+        }
+    }
+}
+
+impl Session {
+    /// Takes a frame as soon as it is paid for.
+    pub(super) fn admit(
+        &mut self,
+        reference: Option<String>,
+        frame: ClientFrame,
+        line: &Line,
+    ) -> Option<Goodbye> {
+        let (purses, paces) = (self.tolls.purses(&frame), &self.sockets.doors.paces);
+        let paid = purses.iter().take_while(|purse| paces.spend_here(purse)).count();
+        let unpaid = purses[paid..].to_vec();
+        if unpaid.is_empty() {
+            return self.act(reference, frame, line);
+        }
+        let verdict = Errand::start(judge(Arc::clone(&self.sockets), unpaid, self.tolls.network));
+        self.held = Some(Held { reference, frame, verdict });
+        None
+    }
+
+    /// Does with the frame that was held what was found. A refusal is no bad frame: the device may send it again.
+    pub(super) fn let_go(&mut self, verdict: Verdict, line: &Line) -> Option<Goodbye> {
+        let Held { reference, frame, .. } = self.held.take()?;
+        match verdict {
+            Verdict::Passed => self.act(reference, frame, line),
+            Verdict::Refused(wait) => {
+                let problem = Problem::rate_limited(wait, "this device sends too much; send it again later");
+                self.write(&ServerFrame::error(reference, &problem));
+                None
+            }
+            Verdict::Blocked => Some(Goodbye::Blocked),
+        }
+    }
+}
