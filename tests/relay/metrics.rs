@@ -83,7 +83,7 @@ async fn figures_follow_what_happens_and_name_nobody(backend: &Backend) {
     }
     let labels: BTreeSet<_> =
         page.split(['{', ',']).filter_map(|part| part.split_once("=\"")).map(|(label, _)| label).collect();
-    assert_eq!(labels, BTreeSet::from(["act", "lane", "le", "reason", "version"]));
+    assert_eq!(labels, BTreeSet::from(["act", "lane", "le", "limit", "of", "reason", "version"]));
 }
 
 async fn a_repeat_is_not_counted_again(backend: &Backend) {
