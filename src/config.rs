@@ -219,33 +219,8 @@ impl Config {
                 invite_life: reader.days("INVITE_TTL_DAYS", 7, 1..=30),
                 concurrency: reader.number("MLS_CONCURRENCY", 2, 1..=64),
             },
-            rate_limits: RateLimits {
-                messages: reader.number("RATE_LIMIT_MESSAGE_LIMIT", 600, 1..=1_000_000),
-                acks: reader.number("RATE_LIMIT_ACK_LIMIT", 30_000, 1..=1_000_000),
-                reads: reader.number("RATE_LIMIT_READ_LIMIT", 1200, 1..=1_000_000),
-                keys: reader.number("RATE_LIMIT_KEYS_LIMIT", 600, 1..=1_000_000),
-                groups: reader.number("RATE_LIMIT_GROUP_LIMIT", 300, 1..=1_000_000),
-                joins: reader.number("RATE_LIMIT_JOIN_LIMIT", 120, 1..=1_000_000),
-                account: reader.number("RATE_LIMIT_ACCOUNT_LIMIT", 120, 1..=1_000_000),
-                openings: reader.number("RATE_LIMIT_OPEN_LIMIT", 60, 1..=1_000_000),
-                devices_per_address: reader.number("RATE_LIMIT_DEVICES_PER_IP", 50, 1..=1_000_000),
-                connections_per_address: reader.number(
-                    "RATE_LIMIT_CONNECTION_LIMIT_PER_IP",
-                    200,
-                    1..=1_000_000,
-                ),
-                connections_per_user: reader.number(
-                    "RATE_LIMIT_CONNECTION_LIMIT_PER_USER",
-                    20,
-                    1..=1_000_000,
-                ),
-                block_after: reader.number("RATE_LIMIT_BLOCK_AFTER", 300, 0..=1_000_000),
-            },
-            address_limits: AddressLimits {
-                registrations: reader.number("REGISTER_LIMIT_PER_ADDRESS", 30, 1..=1_000_000),
-                logins: reader.number("LOGIN_LIMIT_PER_ADDRESS", 120, 1..=1_000_000),
-                refreshes: reader.number("REFRESH_LIMIT_PER_ADDRESS", 120, 1..=1_000_000),
-            },
+            rate_limits: rate_limits(reader),
+            address_limits: address_limits(reader),
             fetch_limits: FetchLimits {
                 pair: reader.number("FETCH_LIMIT_PER_PAIR", 30, 1..=1_000_000),
                 target: reader.number("FETCH_LIMIT_PER_USER", 200, 2..=1_000_000),
@@ -344,6 +319,31 @@ impl Config {
         if self.limits.send / 3 * 4 + 4096 > self.limits.message_body {
             faults.push("MAX_MESSAGE_BODY_BYTES is too small for MAX_SEND_BYTES in base64".into());
         }
+    }
+}
+
+fn rate_limits(reader: &mut Reader) -> RateLimits {
+    RateLimits {
+        messages: reader.number("RATE_LIMIT_MESSAGE_LIMIT", 600, 1..=1_000_000),
+        acks: reader.number("RATE_LIMIT_ACK_LIMIT", 30_000, 1..=1_000_000),
+        reads: reader.number("RATE_LIMIT_READ_LIMIT", 1200, 1..=1_000_000),
+        keys: reader.number("RATE_LIMIT_KEYS_LIMIT", 600, 1..=1_000_000),
+        groups: reader.number("RATE_LIMIT_GROUP_LIMIT", 300, 1..=1_000_000),
+        joins: reader.number("RATE_LIMIT_JOIN_LIMIT", 120, 1..=1_000_000),
+        account: reader.number("RATE_LIMIT_ACCOUNT_LIMIT", 120, 1..=1_000_000),
+        openings: reader.number("RATE_LIMIT_OPEN_LIMIT", 60, 1..=1_000_000),
+        devices_per_address: reader.number("RATE_LIMIT_DEVICES_PER_IP", 50, 1..=1_000_000),
+        connections_per_address: reader.number("RATE_LIMIT_CONNECTION_LIMIT_PER_IP", 200, 1..=1_000_000),
+        connections_per_user: reader.number("RATE_LIMIT_CONNECTION_LIMIT_PER_USER", 20, 1..=1_000_000),
+        block_after: reader.number("RATE_LIMIT_BLOCK_AFTER", 300, 0..=1_000_000),
+    }
+}
+
+fn address_limits(reader: &mut Reader) -> AddressLimits {
+    AddressLimits {
+        registrations: reader.number("REGISTER_LIMIT_PER_ADDRESS", 30, 1..=1_000_000),
+        logins: reader.number("LOGIN_LIMIT_PER_ADDRESS", 120, 1..=1_000_000),
+        refreshes: reader.number("REFRESH_LIMIT_PER_ADDRESS", 120, 1..=1_000_000),
     }
 }
 

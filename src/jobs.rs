@@ -145,6 +145,6 @@ mod tests {
         .await;
         assert_eq!(rounds.into_inner(), 4);
         let page = metrics::page(0, true);
-        assert!(page.contains("restante_job_failures_total{job=\"tests\"} 2"), "{page}");
+        assert!(page.contains("restante_job_failures_total{task=\"tests\"} 2"), "{page}");
     }
 }

@@ -270,7 +270,7 @@ pub fn panicked() {
 
 /// A round of a job failed so many times; none makes it known that there is such a job.
 pub fn job_failed(job: &'static str, times: u64) {
-    FIGURES.labelled(JOB_FAILURES, "job", job).increment(times);
+    FIGURES.labelled(JOB_FAILURES, "task", job).increment(times);
 }
 
 /// A batch of spans reached no collector.

@@ -101,17 +101,13 @@ impl Blocks {
         }
         let (key, now) = (self.names.of(network), self.clock.now());
         metrics::blocks_begun(1);
-        match timeout(PATIENCE, self.store.block(key, now)).await {
-            Ok(Ok(block)) => {
-                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-                known.turn += 1;
-                known.stored.insert(key, block.until);
-            }
-            Ok(Err(_)) | Err(_) => {
-                tracing::debug!("the store could not be told of a block; this node blocks alone");
-                self.block_alone(key, now);
-            }
-        }
+        let Ok(Ok(block)) = timeout(PATIENCE, self.store.block(key, now)).await else {
+            tracing::debug!("the store could not be told of a block; this node blocks alone");
+            return self.block_alone(key, now);
+        };
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.turn += 1;
+        known.stored.insert(key, block.until);
     }
 
     fn block_alone(&self, key: NetworkKey, now: Timestamp) {

@@ -63,17 +63,17 @@ impl Connections {
             Some(network) => {
                 let crowd = self.budgets.name("sockets of a network", &[&network.0]);
                 let hold = self.crowds.hold(crowd, self.limits.connections_per_address).await;
-                Some(hold.ok_or(Full::Network).inspect_err(tripped)?)
+                Some(hold.ok_or(Full::Network).inspect_err(|full| tripped(*full))?)
             }
             None => None,
         };
         let crowd = self.budgets.name("sockets of a user", &[user.uuid().as_bytes()]);
         let of_user = self.crowds.hold(crowd, self.limits.connections_per_user).await;
-        let of_user = of_user.ok_or(Full::User).inspect_err(tripped)?;
+        let of_user = of_user.ok_or(Full::User).inspect_err(|full| tripped(*full))?;
         Ok(Connection { _of_network: of_network, _of_user: of_user })
     }
 }
 
-fn tripped(full: &Full) {
+fn tripped(full: Full) {
     metrics::limit_tripped(LIMIT, full.word(), 1);
 }

@@ -17,7 +17,7 @@ pub struct Problem {
     detail: String,
     members: Map<String, Value>,
     retry_after: Option<u64>,
-    policy: Option<Policy>,
+    policy: Option<Box<Policy>>,
 }
 
 impl Problem {
@@ -81,15 +81,15 @@ impl Problem {
 
     /// This problem, of a request that this limit refused.
     #[must_use]
-    pub const fn under(mut self, policy: Policy) -> Self {
-        self.policy = Some(policy);
+    pub fn under(mut self, policy: Policy) -> Self {
+        self.policy = Some(Box::new(policy));
         self
     }
 
     /// The limit that refused the request, if one did.
     #[must_use]
-    pub const fn policy(&self) -> Option<Policy> {
-        self.policy
+    pub fn policy(&self) -> Option<Policy> {
+        self.policy.as_deref().copied()
     }
 
     /// The stable code.

@@ -101,7 +101,8 @@ async fn figures_follow_what_happens_and_name_nobody(backend: &Backend) {
     assert_eq!(
         labels,
         BTreeSet::from([
-            "act", "job", "lane", "le", "outcome", "pool", "queue", "reason", "state", "version", "way"
+            "act", "lane", "le", "limit", "of", "outcome", "pool", "queue", "reason", "state", "task",
+            "version", "way"
         ])
     );
 }
