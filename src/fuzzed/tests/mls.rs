@@ -124,8 +124,9 @@ fn known(index: u8, package: &MlsMessage) -> KnownPackage {
     let provider = mls_rs_crypto_rustcrypto::RustCryptoProvider::new();
     let suite = provider.cipher_suite_provider(manner().mls_suite()).unwrap();
     let reference = package.key_package_reference(&suite).unwrap().unwrap();
+    let reference: &[u8] = reference.as_ref();
     KnownPackage {
-        reference: KeyPackageRef(reference.as_ref().try_into().unwrap()),
+        reference: KeyPackageRef(reference.try_into().unwrap()),
         owner: caller(index + 1, NAMES[usize::from(index)]),
         active: true,
         cipher_suite: CipherSuite::X25519Aes128,
