@@ -89,11 +89,12 @@ async fn frames_past_the_limit_are_refused_without_losing_order_and_nothing_is_s
         socket.send(&frame).await;
     }
     for reference in 40..60 {
-        let error = socket.expect_where("error", |frame| frame["ref"] == reference.to_string()).await;
+        let error =
+            socket.expect_where("error", |frame| frame["ref"] == reference.to_string().as_str()).await;
         assert_eq!(error["code"], "rate-limited");
     }
     for reference in 0..40 {
-        socket.expect_where("sent", |frame| frame["ref"] == reference.to_string()).await;
+        socket.expect_where("sent", |frame| frame["ref"] == reference.to_string().as_str()).await;
     }
     let mailbox: Vec<_> = bob.whole_mailbox().await.iter().map(|item| item["message_id"].clone()).collect();
     assert_eq!(mailbox, ids[..40], "in the order in which they were sent");
