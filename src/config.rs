@@ -163,19 +163,7 @@ impl Config {
                 "REGISTRATION",
                 &[("open", RegistrationMode::Open), ("token", RegistrationMode::Token)],
             ),
-            admission: AdmissionSettings {
-                key: reader.optional("ADMISSION_KEY"),
-                jwks: reader.secret("ADMISSION_JWKS"),
-                algorithm: reader.choice(
-                    "ADMISSION_ALGORITHM",
-                    &[
-                        ("EdDSA", AdmissionAlgorithm::EdDsa),
-                        ("ES256", AdmissionAlgorithm::Es256),
-                        ("RS256", AdmissionAlgorithm::Rs256),
-                    ],
-                ),
-                audience: reader.text("ADMISSION_AUDIENCE", "restante"),
-            },
+            admission: admission(reader),
             proxies: Proxies {
                 trusted: reader.networks("TRUSTED_PROXIES"),
                 header: reader.choice(
@@ -319,6 +307,22 @@ impl Config {
         if self.limits.send / 3 * 4 + 4096 > self.limits.message_body {
             faults.push("MAX_MESSAGE_BODY_BYTES is too small for MAX_SEND_BYTES in base64".into());
         }
+    }
+}
+
+fn admission(reader: &mut Reader) -> AdmissionSettings {
+    AdmissionSettings {
+        key: reader.optional("ADMISSION_KEY"),
+        jwks: reader.secret("ADMISSION_JWKS"),
+        algorithm: reader.choice(
+            "ADMISSION_ALGORITHM",
+            &[
+                ("EdDSA", AdmissionAlgorithm::EdDsa),
+                ("ES256", AdmissionAlgorithm::Es256),
+                ("RS256", AdmissionAlgorithm::Rs256),
+            ],
+        ),
+        audience: reader.text("ADMISSION_AUDIENCE", "restante"),
     }
 }
 

@@ -75,18 +75,22 @@ fn of_tag<'a>(tag: &'a Value, operations: &'a [Operation<'a>]) -> impl Iterator<
 }
 
 fn contents(tag: &Value, operations: &[Operation<'_>]) -> String {
-    let lines: String = of_tag(tag, operations)
-        .map(|operation| {
-            let summary = prose(&operation.told["summary"]);
-            format!("<li><a href=\"#{}\">{}</a> {summary}</li>\n", operation.id(), operation.title())
-        })
-        .collect();
+    let lines: String = of_tag(tag, operations).map(line).collect();
     format!("<h2>{}</h2>\n<ul>\n{lines}</ul>\n", prose(&tag["description"]))
+}
+
+fn line(operation: &Operation<'_>) -> String {
+    let summary = prose(&operation.told["summary"]);
+    format!("<li><a href=\"#{}\">{}</a> {summary}</li>\n", operation.id(), operation.title())
 }
 
 fn chapter(tag: &Value, operations: &[Operation<'_>]) -> String {
     let routes: String = of_tag(tag, operations).map(route).collect();
     format!("<section>\n<h2>{}</h2>\n{routes}</section>\n", prose(&tag["description"]))
+}
+
+fn body((kind, content): (&String, &Value)) -> String {
+    format!("<p><code>{}</code>: {}</p>\n", escape(kind), kind_of(&content["schema"]))
 }
 
 fn route(operation: &Operation<'_>) -> String {
@@ -95,11 +99,7 @@ fn route(operation: &Operation<'_>) -> String {
         if told.get("security").is_some() { "<p class=\"soft\">Needs a bearer token.</p>\n" } else { "" };
     let parameters: String = list(&told["parameters"]).iter().map(parameter).collect();
     let parameters = table("Parameters", "<th>Name</th><th>In</th><th>Type</th><th></th>", &parameters);
-    let bodies: String = entries(&told["requestBody"]["content"])
-        .map(|(kind, content)| {
-            format!("<p><code>{}</code>: {}</p>\n", escape(kind), kind_of(&content["schema"]))
-        })
-        .collect();
+    let bodies: String = entries(&told["requestBody"]["content"]).map(body).collect();
     let body = if bodies.is_empty() { bodies } else { format!("<h4>Body</h4>\n{bodies}") };
     let answers: String = entries(&told["responses"]).map(answer).collect();
     let answers = table("Answers", "<th>Status</th><th>Type</th><th></th>", &answers);
