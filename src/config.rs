@@ -328,14 +328,14 @@ fn admission(reader: &mut Reader) -> AdmissionSettings {
 
 fn rate_limits(reader: &mut Reader) -> RateLimits {
     RateLimits {
-        messages: reader.number("RATE_LIMIT_MESSAGE_LIMIT", 600, 1..=1_000_000),
-        acks: reader.number("RATE_LIMIT_ACK_LIMIT", 30_000, 1..=1_000_000),
-        reads: reader.number("RATE_LIMIT_READ_LIMIT", 1200, 1..=1_000_000),
-        keys: reader.number("RATE_LIMIT_KEYS_LIMIT", 600, 1..=1_000_000),
-        groups: reader.number("RATE_LIMIT_GROUP_LIMIT", 300, 1..=1_000_000),
-        joins: reader.number("RATE_LIMIT_JOIN_LIMIT", 120, 1..=1_000_000),
-        account: reader.number("RATE_LIMIT_ACCOUNT_LIMIT", 120, 1..=1_000_000),
-        openings: reader.number("RATE_LIMIT_OPEN_LIMIT", 60, 1..=1_000_000),
+        messages: reader.number("RATE_LIMIT_MESSAGE_LIMIT", 600, 0..=1_000_000),
+        acks: reader.number("RATE_LIMIT_ACK_LIMIT", 30_000, 0..=1_000_000),
+        reads: reader.number("RATE_LIMIT_READ_LIMIT", 1200, 0..=1_000_000),
+        keys: reader.number("RATE_LIMIT_KEYS_LIMIT", 600, 0..=1_000_000),
+        groups: reader.number("RATE_LIMIT_GROUP_LIMIT", 300, 0..=1_000_000),
+        joins: reader.number("RATE_LIMIT_JOIN_LIMIT", 120, 0..=1_000_000),
+        account: reader.number("RATE_LIMIT_ACCOUNT_LIMIT", 120, 0..=1_000_000),
+        openings: reader.number("RATE_LIMIT_OPEN_LIMIT", 60, 0..=1_000_000),
         devices_per_address: reader.number("RATE_LIMIT_DEVICES_PER_IP", 50, 1..=1_000_000),
         connections_per_address: reader.number("RATE_LIMIT_CONNECTION_LIMIT_PER_IP", 200, 1..=1_000_000),
         connections_per_user: reader.number("RATE_LIMIT_CONNECTION_LIMIT_PER_USER", 20, 1..=1_000_000),

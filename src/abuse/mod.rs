@@ -59,6 +59,14 @@ pub struct Purse {
     budget: BudgetKey,
 }
 
+impl Purse {
+    /// Whether the operator set no limit: then nothing is counted.
+    #[must_use]
+    pub const fn is_unlimited(&self) -> bool {
+        self.quota.acts == 0
+    }
+}
+
 impl Paces {
     /// Lets it be known which limits are counted.
     pub fn count_from_zero() {
@@ -86,8 +94,11 @@ impl Paces {
         }
     }
 
-    /// Counts an act.
+    /// Counts an act, if there is a limit.
     pub async fn spend(&self, purse: &Purse) -> Spent {
+        if purse.is_unlimited() {
+            return Spent { drawn: Drawn::Taken, left: u32::MAX };
+        }
         let spent = self.budgets.spend(purse.budget, purse.quota, self.clock.now()).await;
         if spent.drawn != Drawn::Taken {
             metrics::limit_tripped(purse.verb.name(), purse.payer.word(), 1);
@@ -98,6 +109,9 @@ impl Paces {
     /// Counts an act if that can be done at once. False, and nothing is counted, when [`Paces::spend`] must be asked.
     #[must_use]
     pub fn spend_here(&self, purse: &Purse) -> bool {
+        if purse.is_unlimited() {
+            return true;
+        }
         let spent = self.budgets.spend_here(purse.budget, purse.quota, self.clock.now());
         spent.is_some_and(|spent| spent.drawn == Drawn::Taken)
     }

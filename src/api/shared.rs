@@ -4,7 +4,7 @@ use utoipa::openapi::{
     Content, Object, ObjectBuilder, OpenApi, PathItem, Ref, RefOr, Response, Schema,
     header::HeaderBuilder,
     path::{Operation, Parameter, ParameterIn},
-    schema::{KnownFormat, SchemaFormat, SchemaType, Type},
+    schema::{AdditionalProperties, KnownFormat, SchemaFormat, SchemaType, Type},
 };
 
 /// The problem that every refusal is.
@@ -20,7 +20,7 @@ struct Refusal {
     of: fn(&Operation) -> bool,
 }
 
-const REFUSALS: [Refusal; 8] = [
+const REFUSALS: [Refusal; 9] = [
     Refusal { status: "400", says: "`bad-field`, `bad-json`: malformed", of: has_input },
     Refusal { status: "401", says: "`no-token`, `bad-token`", of: is_secured },
     Refusal { status: "403", says: "`not-you`, in open mode `open-mode-local-only`", of: is_secured },
@@ -28,6 +28,7 @@ const REFUSALS: [Refusal; 8] = [
     Refusal { status: "408", says: "`request-timeout`: the body did not come in time", of: has_body },
     Refusal { status: "413", says: "`too-large`", of: has_body },
     Refusal { status: "415", says: "`unsupported-media-type`: a body is application/json", of: has_body },
+    Refusal { status: "429", says: "`rate-limited`, `blocked`: wait", of: asks_the_store },
     Refusal {
         status: "503",
         says: "`store-unavailable`, `overloaded`: repeat the request",
@@ -131,7 +132,8 @@ fn problem() -> RefOr<Schema> {
     let text = |says: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(says));
     let status = ObjectBuilder::new().schema_type(Type::Integer).description(Some("the status again"));
     let mut object = ObjectBuilder::new()
-        .description(Some("why a request was refused, or failed; proto-docs/problems.md"));
+        .description(Some("why a request was refused, or failed; proto-docs/problems.md"))
+        .additional_properties(Some(AdditionalProperties::FreeForm(true)));
     for (name, member) in [
         ("type", text("a URN of the code")),
         ("title", text("the status in words")),

@@ -139,7 +139,7 @@ impl Reader {
         range: &RangeInclusive<u64>,
     ) -> usize {
         let text = self.given(name, Kind::Number, default.to_string());
-        let other_text = self.given(other_name, Kind::Number, "");
+        let other_text = self.given(other_name, Kind::Number, default.to_string());
         let number = text.and_then(|text| self.number_in(name, &text, range));
         let other = other_text.and_then(|text| self.number_in(other_name, &text, range));
         if number.is_some() && other.is_some() && number != other {

@@ -78,7 +78,7 @@ impl Gate {
         // Who opens a socket may say who it is in other ways, and pays there.
         let recognise = request.app_data::<web::Data<Recognise>>().filter(|_| self.verb != Verb::Open);
         match recognise.and_then(|recognise| (recognise.0)(request)) {
-            Some(device) => pay(&self.paces, self.verb, Payer::Device(device)).await.map(Some),
+            Some(device) => pay(&self.paces, self.verb, Payer::Device(device)).await,
             None => Ok(None),
         }
     }
@@ -96,12 +96,15 @@ fn verb(request: &HttpRequest) -> Option<Verb> {
     Verb::of(looks, request.match_info().as_str(), request.headers().contains_key("x-join-token"))
 }
 
-/// Counts an act, and tells what is left.
-async fn pay(paces: &Paces, verb: Verb, payer: Payer) -> Result<Policy, Problem> {
+/// Counts an act, and tells what is left, where there is a limit.
+async fn pay(paces: &Paces, verb: Verb, payer: Payer) -> Result<Option<Policy>, Problem> {
     let purse = paces.purse(verb, payer);
+    if purse.is_unlimited() {
+        return Ok(None);
+    }
     let spent = paces.spend(&purse).await;
     let policy = Policy::new(verb.name(), payer.word(), purse.quota).with(spent);
-    let Drawn::Empty(wait) = spent.drawn else { return Ok(policy) };
+    let Drawn::Empty(wait) = spent.drawn else { return Ok(Some(policy)) };
     let detail = match payer {
         Payer::Device(_) => "this device does this too often; repeat the request later",
         Payer::Network(_) => "too many requests from this network; repeat the request later",

@@ -15,7 +15,7 @@ use std::{
 };
 
 use actix_web::rt;
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use goodbye::Goodbye;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
@@ -26,7 +26,6 @@ use super::{
     Queue,
     acks::Acks,
     cursor::Cursor,
-    errand::Errand,
     frames::{Format, ServerFrame},
     inbox::{Inbound, Inbox},
     logs::Logs,
@@ -76,7 +75,7 @@ pub(super) struct Place {
 }
 
 /// What a request became, to be written when it is ready.
-type Answer = Errand<Option<ServerFrame>>;
+type Answer = BoxFuture<'static, Option<ServerFrame>>;
 
 /// An item that was written.
 #[derive(Debug, Clone, Copy)]

@@ -79,7 +79,7 @@ async fn figures_follow_what_happens_and_name_nobody(backend: &Backend) {
         ("restante_drain_seconds_count", 1),
         (r#"restante_waiting{queue="sends"}"#, 0),
         (r#"restante_waiting{queue="hot delivery"}"#, 0),
-        (r#"restante_job_failures_total{job="reconcile"}"#, 0),
+        (r#"restante_job_failures_total{task="reconcile"}"#, 0),
         ("restante_panics_total", 0),
         ("restante_reconciler_finds_total", 0),
     ] {

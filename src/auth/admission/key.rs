@@ -16,7 +16,7 @@ use super::algorithm_name;
 use crate::config::AdmissionAlgorithm;
 
 /// What comes before the 32 bytes of an Ed25519 key in its `SubjectPublicKeyInfo` (RFC 8410).
-pub(in crate::auth) const ED25519_INFO: [u8; 12] =
+pub(in super::super) const ED25519_INFO: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// What comes before the 65 bytes of an uncompressed P-256 point in its `SubjectPublicKeyInfo` (RFC 5480).

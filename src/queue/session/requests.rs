@@ -72,13 +72,16 @@ impl Session {
         self.is_own(frame.device_id.as_deref())?;
         let request = SendRequest::try_from(SendBody::from(frame))?;
         // The send takes its place here, so that a socket's sends keep their order.
+        let is_stored = !request.online_only;
         let sent = self.sockets.messages.send(self.caller.clone(), request);
-        self.answers.push(Errand::start(async move {
+        let answer = async move {
             Some(match sent.await {
                 Ok(sent) => ServerFrame::Sent { reference, answer: Sent::Message(SentAnswer::from(sent)) },
                 Err(refusal) => ServerFrame::error(reference, &refusal.into()),
             })
-        }));
+        };
+        // What waits for a lane alone holds nothing meanwhile, and comes in the order of the sends.
+        self.answers.push(if is_stored { Box::pin(answer) } else { Box::pin(Errand::start(answer)) });
         Ok(())
     }
 
@@ -87,7 +90,7 @@ impl Session {
         let request = GroupSendRequest::try_from(frame)?;
         // It takes its place here, like a send.
         let sent = self.sockets.groups.send(self.caller.clone(), request);
-        self.answers.push(Errand::start(async move {
+        self.answers.push(Box::pin(async move {
             Some(match sent.await {
                 Ok(sent) => ServerFrame::Sent { reference, answer: Sent::Group(GroupSentAnswer::from(sent)) },
                 Err(refusal) => ServerFrame::error(reference, &refusal.into()),
@@ -129,7 +132,8 @@ impl Session {
         }
         let erased = (!positions.is_empty()).then(|| queue.ack(device, positions, waited));
         let queue = Arc::clone(&self.sockets.queue);
-        self.answers.push(Errand::start(async move {
+        let asks_store = !others.is_empty();
+        let answer = async move {
             let mut done = Ok(0);
             if let Some(erased) = erased {
                 done = erased.await;
@@ -146,17 +150,18 @@ impl Session {
                 Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),
                 Err(error) => Some(ServerFrame::error(reference, &error.into())),
             }
-        }));
+        };
+        self.answers.push(if asks_store { Box::pin(Errand::start(answer)) } else { Box::pin(answer) });
     }
 
     fn mark_read(&self, reference: Option<String>, message_id: MessageId) {
         let (messages, caller) = (Arc::clone(&self.sockets.messages), self.caller.clone());
-        self.answers.push(Errand::start(async move {
+        self.answers.push(Box::pin(Errand::start(async move {
             match messages.mark(&caller, message_id, Mark::Read).await {
                 Ok(_) => reference.map(|reference| ServerFrame::Acked { reference }),
                 Err(refusal) => Some(ServerFrame::error(reference, &refusal.into())),
             }
-        }));
+        })));
     }
 
     /// Goes on with a fresh token of the same device.

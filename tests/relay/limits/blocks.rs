@@ -137,6 +137,8 @@ async fn every_node_shuts_out_whom_one_does_with_redis_and_without() {
     for (round, redis) in redis.iter().enumerate() {
         let settings: Vec<_> = [FIVE, BELIEVED].into_iter().chain(redis.iter().copied()).collect();
         let (nodes, clock) = cluster_at_noon(&backend, 2, &settings).await;
+        // The block of the round before has ended.
+        clock.advance(Duration::from_mins(1) * u32::try_from(round).unwrap());
         let here = registered(&nodes[0].url()).await;
         let there = at(&here, &nodes[1].url());
         let seconds = guess_until_blocked(&here).await;
