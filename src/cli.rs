@@ -154,6 +154,8 @@ fn look(act: &Look, in_effect: &[InEffect]) {
 
 async fn serve(config: Config) -> Result<(), String> {
     let format = config.log_format;
+    // From here on a SIGHUP ends nothing: with TLS it has the certificate read again, and otherwise it means nothing.
+    let _hangups = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     let telemetry = telemetry::start(&config.log_filter, format, &config.traces)?;
     if !config.plaintext_guard {
         tracing::warn!("PLAINTEXT_GUARD=off: readable bodies are taken, and so the relay may hold plaintext");

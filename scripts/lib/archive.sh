@@ -24,7 +24,7 @@ say() {
 
 # setting NAME: as the relay reads it, from the environment or else from .env.
 setting() {
-    local name=$1 beside=$1_FILE line
+    local name=$1 beside=$1_FILE path
     if [[ -n ${!name+set} ]]; then
         printf '%s' "${!name}"
         return 0
@@ -34,6 +34,17 @@ setting() {
         printf '%s' "$(<"${!beside}")"
         return 0
     fi
+    path=$(from_dotenv "$beside")
+    if [[ -n $path ]]; then
+        printf '%s' "$(<"$path")"
+        return 0
+    fi
+    from_dotenv "$name"
+}
+
+# What .env says of a name.
+from_dotenv() {
+    local name=$1 line
     [[ -f .env ]] || return 0
     line=$(sed -nE "s/^[[:space:]]*(export[[:space:]]+)?$name[[:space:]]*=[[:space:]]*//p" .env | tail -n 1)
     if [[ $line =~ ^\"([^\"]*)\" || $line =~ ^\'([^\']*)\' ]]; then

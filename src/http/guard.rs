@@ -83,10 +83,12 @@ impl Gate {
         }
     }
 
-    /// Whether the answer is a refusal that somebody would not get who keeps to the rules.
+    /// Whether the answer is a refusal that somebody would not get who keeps to the rules. A web page can make its visitors
+    /// ask without a token, and who lost a node opens sockets before the places of the old ones are free.
     fn is_earned(&self, status: StatusCode, problem: Option<&Problem>) -> bool {
-        let limited = problem.is_some_and(|it| matches!(it.code(), "rate-limited" | "too-many-connections"));
-        self.verb != Verb::Probe && (limited || status == StatusCode::UNAUTHORIZED)
+        let code = problem.map_or("", Problem::code);
+        let refused = status == StatusCode::UNAUTHORIZED && code != "no-token";
+        self.verb != Verb::Probe && (refused || code == "rate-limited")
     }
 }
 

@@ -60,7 +60,8 @@ pub(super) fn takes_head(path: &str) -> bool {
 
 /// Lets a HEAD find the route of its GET. The connection remembers that no body is to be sent.
 pub(super) fn route_head_as_get(request: &mut ServiceRequest) {
-    if request.method() == Method::HEAD && takes_head(request.path()) {
+    // As the router sees it: decoded, so that no spelling of a path leads around the list.
+    if request.method() == Method::HEAD && takes_head(request.match_info().as_str()) {
         request.head_mut().method = Method::GET;
     }
 }

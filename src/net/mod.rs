@@ -153,7 +153,8 @@ where
         let (door, stop) = (Rc::clone(&door), stop.clone());
         let (http1, answers) = (Rc::clone(&http1), Rc::clone(&answers));
         async move {
-            let peer = stream.peer_addr().ok();
+            // Who has hung up already has no address, and nobody may be served whom no limit knows.
+            let peer = Some(stream.peer_addr().map_err(|_| ())?);
             let times = &door.transport;
             match door.open(stream).await.ok_or(())? {
                 Opened::Http1(stream) => {

@@ -2,6 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
+use reqwest::Method;
 use serde_json::json;
 
 use super::{BELIEVED, at, call_from, note, opens, registered, send_frame};
@@ -21,6 +22,7 @@ on_both_backends! {
     a_socket_that_goes_on_is_closed_once_its_network_is_shut_out,
     an_operator_lists_and_lifts_blocks_while_the_relay_runs,
     with_zero_nobody_is_ever_blocked,
+    whoever_has_no_token_earns_nothing,
 }
 
 const FIVE: (&str, &str) = ("RATE_LIMIT_BLOCK_AFTER", "5");
@@ -91,6 +93,17 @@ async fn with_zero_nobody_is_ever_blocked(backend: &Backend) {
     for _ in 0..50 {
         guess(&alice).await.refused(401, "bad-token");
     }
+}
+
+/// A web page can make its visitors ask without a token.
+async fn whoever_has_no_token_earns_nothing(backend: &Backend) {
+    let (relay, _clock) = backend.relay_at_noon(&[FIVE, BELIEVED]).await;
+    let alice = registered(&relay.url()).await;
+    for _ in 0..20 {
+        let request = alice.request(Method::GET, PATH).header("x-forwarded-for", OFFICE);
+        Answer::of(request.send().await.unwrap()).await.refused(401, "no-token");
+    }
+    assert!(gets_through(&alice).await);
 }
 
 /// What `restante blocks …` writes, with the settings of a relay on this backend.

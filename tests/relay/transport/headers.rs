@@ -187,6 +187,8 @@ async fn head_is_answered_like_get_without_its_body_and_uses_nothing_up() {
 
     let stats = device.get(&device.own("stats")).await.is(200);
     let bundle = format!("/api/v1/keys/bundle/{}", device.user_id);
+    let spelled = format!("/api/v1/keys/%62undle/{}", device.user_id);
+    assert!(device.call(Method::HEAD, &spelled, None).await.status >= 400);
     let refused = device.call(Method::HEAD, &bundle, None).await;
     assert_eq!((refused.status, refused.header("allow")), (405, "GET"));
     assert_eq!(device.get(&device.own("stats")).await.is(200), stats, "no key was used up");

@@ -15,6 +15,7 @@ use tokio_tungstenite::{
 
 use super::{borrowed, with_device};
 use crate::support::{
+    client::{Device, Kind},
     process::{self, RelayProcess},
     relay::Backend,
     tls::{ANY, BOTH, Credentials, HTTP1, PATIENCE, connect, exchange, exchanged, fresh, heard},
@@ -155,6 +156,16 @@ async fn figure(address: &str, name: &str) -> f64 {
 const OK: &str = r#"restante_tls_reloads_total{outcome="ok"}"#;
 const FAILED: &str = r#"restante_tls_reloads_total{outcome="failed"}"#;
 const EXPIRES: &str = "restante_tls_certificate_expires_seconds";
+
+#[tokio::test]
+async fn without_a_certificate_sighup_means_nothing() {
+    let backend = Backend::embedded();
+    let mut process = RelayProcess::start(&backend, &[]).await;
+    process.hang_up();
+    let device = Device::registered_at(&process.url(), Kind::Ed25519).await;
+    device.send_opaque(device.user_id).await;
+    assert!(process.stop().await.success());
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_is_renewed_by_sighup_and_by_change_and_a_bad_one_is_not_taken() {

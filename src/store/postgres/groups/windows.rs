@@ -64,6 +64,7 @@ pub(in super::super) const ACK: &str = "\
         FROM unnest($1::bigint[], $2::uuid[], $3::bigint[]) AS n(device_no, group_id, position) \
         JOIN group_windows w ON w.device_no = n.device_no AND w.group_id = n.group_id \
         JOIN groups g ON g.group_id = w.group_id \
+        WHERE w.cursor < LEAST(n.position, g.head, coalesce(w.closed_at, g.head)) \
         ORDER BY w.device_no, w.group_id, w.opened_after FOR UPDATE OF w) \
     UPDATE group_windows w \
     SET cursor = LEAST(h.position, h.head, coalesce(w.closed_at, h.head)) FROM held h \
