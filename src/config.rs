@@ -152,7 +152,7 @@ impl Config {
             database_url: reader.url("DATABASE_URL", &["postgres://", "postgresql://"]),
             redis_url: reader.redis("REDIS_URL"),
             redis_prefix: reader.text("REDIS_PREFIX", "restante"),
-            max_db_connections: reader.number("MAX_DB_CONNECTIONS", 10, 5..=1000),
+            max_db_connections: reader.number("MAX_DB_CONNECTIONS", 10, 6..=1000),
             master_secret: reader.master_secret("MASTER_SECRET"),
             token_signing_key: reader.secret("TOKEN_SIGNING_KEY"),
             relay_name: reader.text("RELAY_NAME", "localhost"),
