@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::{
     Queue,
-    acks::Acks,
+    acks::{Acks, LastAcks},
     cursor::Cursor,
     frames::{Format, ServerFrame},
     inbox::{Inbound, Inbox},
@@ -64,6 +64,7 @@ pub(super) struct Sockets {
     pub doors: Doors,
     pub times: SocketTimes,
     pub in_flight: usize,
+    pub last_acks: LastAcks,
     /// Cancelled when the relay stops.
     pub stop: CancellationToken,
 }
@@ -181,8 +182,8 @@ impl Session {
         if let (Goodbye::ProtocolError, Some(network)) = (goodbye, self.tolls.network()) {
             self.sockets.doors.blocks.strike(network).await;
         }
-        let store = Arc::clone(&self.sockets.queue.store);
-        self.acks.finish(&store, self.caller.device_no).await;
+        let store = self.storing_acks();
+        self.acks.finish(store, &self.sockets.last_acks).await;
         if matches!(goodbye, Goodbye::GoingAway) {
             while let Some(answer) = self.answers.next().await {
                 self.write_all(answer.as_ref());
