@@ -176,6 +176,10 @@ impl Session {
                 Goodbye::TryAgain
             }
         };
+        let goodbye = match goodbye {
+            Goodbye::GoingAway => self.answer_held(seat.line()).await.unwrap_or(goodbye),
+            goodbye => goodbye,
+        };
         self.logs = Logs::new(self.caller.device_no);
         drop(seat);
         goodbye.count(1);
@@ -402,6 +406,13 @@ impl Session {
             }
             Some(Inbound::Text(bytes) | Inbound::Binary(bytes)) => self.frame(&bytes, line),
         }
+    }
+
+    /// Does with a frame that was read and not paid for yet what is found, before the goodbye.
+    async fn answer_held(&mut self, line: &Line) -> Option<Goodbye> {
+        self.held.as_ref()?;
+        let verdict = Held::verdict(&mut self.held).await;
+        self.let_go(verdict, line)
     }
 
     fn write_all(&self, frame: Option<&ServerFrame>) {
