@@ -145,7 +145,7 @@ impl Config {
             log_format: reader
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
             traces: TraceSettings {
-                endpoint: reader.url("OTEL_EXPORTER_OTLP_ENDPOINT", &["http://", "https://"]),
+                endpoint: reader.endpoint("OTEL_EXPORTER_OTLP_ENDPOINT", &["http://", "https://"]),
                 service: reader.text("OTEL_SERVICE_NAME", "restante"),
             },
             data_dir: reader.text("DATA_DIR", "./restante-data").into(),
@@ -312,7 +312,7 @@ impl Config {
 
 fn admission(reader: &mut Reader) -> AdmissionSettings {
     AdmissionSettings {
-        key: reader.optional("ADMISSION_KEY"),
+        key: reader.public_key("ADMISSION_KEY"),
         jwks: reader.secret("ADMISSION_JWKS"),
         algorithm: reader.choice(
             "ADMISSION_ALGORITHM",

@@ -256,8 +256,28 @@ impl Reader {
         None
     }
 
+    /// An address of which no more than the host may be seen.
+    pub(super) fn endpoint(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
+        self.address_of_kind(name, Kind::Endpoint, schemes)
+    }
+
     pub(super) fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
-        let value = self.given(name, Kind::Url, "")?;
+        self.address_of_kind(name, Kind::Url, schemes)
+    }
+
+    /// A public key in PEM, or the path of a file with one.
+    pub(super) fn public_key(&mut self, name: &'static str) -> Option<String> {
+        let key = self.given(name, Kind::PublicKey, "")?;
+        if key.contains("PRIVATE KEY-----") {
+            self.faults.push(format!(
+                "{name} holds a private key, which the relay must not have: give the public one"
+            ));
+        }
+        Some(key)
+    }
+
+    fn address_of_kind(&mut self, name: &'static str, kind: Kind, schemes: &[&str]) -> Option<SecretString> {
+        let value = self.given(name, kind, "")?;
         if !schemes.iter().any(|scheme| value.starts_with(scheme)) {
             self.faults.push(format!("{name} must begin with {}", schemes.join(" or ")));
         }

@@ -119,6 +119,36 @@ fn settings_in_effect_are_printed_with_their_source_and_without_secrets() {
 }
 
 #[test]
+fn nothing_is_printed_of_a_collector_but_its_host_and_nothing_of_a_key_that_is_not_public() {
+    let public = "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----";
+    let collector = "https://u:hunter2@collector:4318/hunter2/v1?key=hunter2";
+    for (key, shown) in [(public, format!("{public:?}")), ("hunter2", "\"(set)\"".to_owned())] {
+        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector), ("ADMISSION_KEY", key)];
+        let told = Place::with(&[]).run(&["config", "print"], &environment);
+        let told = text(&told.stdout);
+        for line in [
+            "otel_exporter_otlp_endpoint = \"https://***@collector:4318/***\"  # environment".to_owned(),
+            format!("admission_key = {shown}  # environment"),
+        ] {
+            assert!(told.lines().any(|other| other == line), "{line} in\n{told}");
+        }
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn a_private_key_of_the_host_application_is_a_fault_and_is_not_told() {
+    let private = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----";
+    for look in ["check", "print"] {
+        let told = Place::with(&[]).run(&["config", look], &[("ADMISSION_KEY", private)]);
+        assert_eq!(told.status.code(), Some(2));
+        let fault = "ADMISSION_KEY holds a private key";
+        assert!(text(&told.stderr).contains(fault), "{}", text(&told.stderr));
+        assert!(!text(&told.stderr).contains("hunter2") && told.stdout.is_empty());
+    }
+}
+
+#[test]
 fn the_example_that_is_printed_is_a_sound_settings_file() {
     let example = Place::with(&[]).run(&["config", "example"], &[]);
     let place = Place::with(&[("restante.toml", text(&example.stdout))]);
