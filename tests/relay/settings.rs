@@ -149,6 +149,28 @@ fn a_private_key_of_the_host_application_is_a_fault_and_is_not_told() {
 }
 
 #[test]
+fn an_operator_without_the_relays_settings_is_refused_and_leaves_nothing_behind() {
+    let place = Place::with(&[]);
+    for arguments in [&["list"][..], &["clear", "203.0.113.7"], &["clear", "--all"]] {
+        let told = place.run(&[&["blocks"], arguments].concat(), &[]);
+        assert_eq!(told.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(
+            text(&told.stderr),
+            "there is no database at ./restante-data: run this with the relay's own settings\n"
+        );
+        assert!(fs::read_dir(place.0.path()).unwrap().next().is_none());
+    }
+    // A database whose key lies elsewhere: an address would be looked for under another name.
+    assert!(place.run(&["migrate"], &[]).status.success());
+    let files = || fs::read_dir(place.0.path().join("restante-data")).unwrap().count();
+    let before = files();
+    let told = place.run(&["blocks", "clear", "203.0.113.7"], &[]);
+    assert_eq!((told.status.code(), files()), (Some(1), before));
+    assert!(text(&told.stderr).contains("there is no key at ./restante-data/master.key"));
+    assert!(place.run(&["blocks", "clear", "203.0.113.7"], &[("MASTER_SECRET", SECRET)]).status.success());
+}
+
+#[test]
 fn the_example_that_is_printed_is_a_sound_settings_file() {
     let example = Place::with(&[]).run(&["config", "example"], &[]);
     let place = Place::with(&[("restante.toml", text(&example.stdout))]);

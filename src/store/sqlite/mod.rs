@@ -175,6 +175,12 @@ impl SqliteStore {
         folder::MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default()
     }
 
+    /// Whether there is a database in `folder`.
+    #[must_use]
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(folder::DATABASE).is_file()
+    }
+
     /// Makes the folder, for its owner alone, if it is missing: for whoever keeps something in it before the store is
     /// opened. Takes no lock.
     ///
