@@ -90,10 +90,26 @@ impl Config {
     /// # Errors
     /// All faults at once: values that cannot be, combinations that cannot be, names that look like typos.
     pub fn load(file: Option<&Path>) -> Result<Loaded, Faults> {
+        Self::from_layers(Self::layers(file)?)
+    }
+
+    /// The value of one setting as [`Config::load`] takes it, secrets too; its default, perhaps empty, where nobody set it.
+    /// What is wrong with other settings does not matter.
+    ///
+    /// # Errors
+    /// When there is no such setting, or its value cannot be read.
+    pub fn value(file: Option<&Path>, name: &str) -> Result<String, Faults> {
+        let mut reader = Reader::over(Self::layers(file)?);
+        Self::read(&mut reader);
+        let value = reader.value_of(name).unwrap_or_else(|| Err(format!("{name} is not a setting")));
+        value.map_err(|fault| Faults(vec![fault]))
+    }
+
+    fn layers(file: Option<&Path>) -> Result<Vec<Layer>, Faults> {
         let mut layers = vec![sources::dot_env()?];
         layers.extend(file.map(sources::file).transpose()?);
         layers.push(sources::environment());
-        Self::from_layers(layers)
+        Ok(layers)
     }
 
     /// Reads the settings from the variables of `.env` and from the environment's, which win.

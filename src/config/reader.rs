@@ -55,6 +55,13 @@ impl Reader {
         text
     }
 
+    /// The value of the setting of this name as the relay takes it, or its default; none where there is no such setting.
+    pub(super) fn value_of(&self, name: &str) -> Option<Result<String, String>> {
+        let known = self.known.iter().find(|known| known.name.eq_ignore_ascii_case(name))?;
+        let found = self.find(known);
+        Some(found.map(|found| found.map_or_else(|| known.default.clone(), |(text, _)| text)))
+    }
+
     /// What the last layer says that says anything, an empty value being a word too: it takes back what others say.
     fn find(&self, known: &Known) -> Result<Option<(String, Source)>, String> {
         let beside = known.file_name();

@@ -149,6 +149,31 @@ fn a_private_key_of_the_host_application_is_a_fault_and_is_not_told() {
 }
 
 #[test]
+fn a_script_is_told_the_value_of_a_setting_as_the_relay_takes_it() {
+    const DSN: &str = "postgres://user:hunter2@db/restante";
+    // What is wrong elsewhere does not matter.
+    let files =
+        [(".env", "DATABASE_URL_FILE=dsn\nWORKERS=many\n"), ("dsn", "postgres://user:hunter2@db/restante\n")];
+    let place = Place::with(&[files[0], files[1], ("restante.toml", "data_dir = \"there\"\n")]);
+    let value = |name: &str, environment: &[(&str, &str)]| {
+        let told = place.run(&["--config", "restante.toml", "config", "value", name], environment);
+        assert!(told.status.success(), "{}", text(&told.stderr));
+        text(&told.stdout).trim_end().to_owned()
+    };
+    assert_eq!(value("DATABASE_URL", &[]), DSN);
+    assert_eq!(value("DATABASE_URL", &[("DATABASE_URL", "")]), "");
+    assert_eq!(value("DATABASE_URL", &[("DATABASE_URL", ""), ("DATABASE_URL_FILE", "dsn")]), DSN);
+    assert_eq!(value("DATABASE_URL", &[("DATABASE_URL", "postgres://other")]), "postgres://other");
+    assert_eq!(value("DATA_DIR", &[]), "there");
+    assert_eq!(value("PORT", &[]), "8091");
+    for (name, why) in [("DATA_DRI", "DATA_DRI is not a setting"), ("MASTER_SECRET", "cannot be read")] {
+        let told = place.run(&["config", "value", name], &[("MASTER_SECRET_FILE", "away")]);
+        assert_eq!(told.status.code(), Some(2));
+        assert!(text(&told.stderr).contains(why) && told.stdout.is_empty(), "{}", text(&told.stderr));
+    }
+}
+
+#[test]
 fn an_operator_without_the_relays_settings_is_refused_and_leaves_nothing_behind() {
     let place = Place::with(&[]);
     for arguments in [&["list"][..], &["clear", "203.0.113.7"], &["clear", "--all"]] {
