@@ -19,6 +19,16 @@ COPY src src
 RUN touch src/lib.rs src/main.rs && cargo build --locked --release --bin restante
 RUN mkdir -p image/data && chmod 0700 image/data
 
+# For backups and restores, which need a shell and Postgres' own programs: deploy/README.md tells how it is run. Not a part
+# of the relay's image.
+FROM postgres:17-bookworm AS tools
+COPY --from=build /build/target/release/restante /usr/local/bin/restante
+COPY scripts/backup scripts/restore /opt/restante/scripts/
+COPY scripts/lib/archive.sh /opt/restante/scripts/lib/archive.sh
+USER 65532:65532
+WORKDIR /opt/restante
+ENTRYPOINT ["/bin/bash"]
+
 FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="restante" \
     org.opencontainers.image.description="A zero-knowledge relay for Signal and MLS clients" \

@@ -61,6 +61,9 @@ pub enum StartError {
     /// What is asked for is done for the embedded store alone.
     #[error("DATABASE_URL chooses Postgres, which is copied by its own programs: use scripts/backup")]
     NotEmbedded,
+    /// Something that every relay has is not where the settings say: what, and where.
+    #[error("there is no {0} at {1}: run this with the relay's own settings")]
+    NoRelay(&'static str, String),
     /// A secret is not one: which, and why.
     #[error("{0}: {1}")]
     Secret(String, String),

@@ -60,7 +60,11 @@ enum Command {
         act: BlocksAct,
     },
     /// Make a store that was restored from a backup fit to be served; always, and before it is (see scripts/restore)
-    Restored,
+    Restored {
+        /// Whatever the settings choose: the embedded store in this folder, and no Redis
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +73,11 @@ enum Look {
     Check,
     /// Print the settings in effect and where each comes from, without secrets
     Print,
+    /// Print the value of one setting as the relay takes it, a secret too: for scripts
+    Value {
+        /// Its name, as in .env.example
+        name: String,
+    },
     /// Print a settings file that describes every setting and shows its default
     Example,
 }
@@ -95,7 +104,7 @@ impl Arguments {
     /// Does what the command line asks for. What goes wrong is told on standard error.
     pub async fn run(self) -> ExitCode {
         let command = self.command.unwrap_or(Command::Serve);
-        match command {
+        match &command {
             Command::Openapi => {
                 print!("{}", api::document_text());
                 return ExitCode::SUCCESS;
@@ -108,6 +117,7 @@ impl Arguments {
                 print!("{}", config::example());
                 return ExitCode::SUCCESS;
             }
+            Command::Config { act: Look::Value { name } } => return value(self.config.as_deref(), name),
             _ => {}
         }
         let Loaded { config, in_effect } = match Config::load(self.config.as_deref()) {
@@ -123,7 +133,7 @@ impl Arguments {
             Command::Healthcheck => healthcheck(&config),
             Command::Backup { file } => backup(&config, &file).await,
             Command::Blocks { act } => blocks(&config, act).await,
-            Command::Restored => restored(&config).await,
+            Command::Restored { data_dir } => restored(embedded_in(config, data_dir)).await,
             Command::Config { act } => {
                 look(&act, &in_effect);
                 Ok(())
@@ -148,7 +158,29 @@ fn look(act: &Look, in_effect: &[InEffect]) {
                 println!("{name} = {value}  # {source}");
             }
         }
-        Look::Example => {}
+        Look::Value { .. } | Look::Example => {}
+    }
+}
+
+/// Prints the value of one setting.
+fn value(file: Option<&Path>, name: &str) -> ExitCode {
+    match Config::value(file, name) {
+        Ok(value) => {
+            println!("{value}");
+            ExitCode::SUCCESS
+        }
+        Err(faults) => {
+            eprintln!("{faults}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The settings, or those of the embedded engines in a folder if one is named.
+fn embedded_in(config: Config, folder: Option<PathBuf>) -> Config {
+    match folder {
+        Some(data_dir) => Config { data_dir, database_url: None, redis_url: None, ..config },
+        None => config,
     }
 }
 
@@ -209,8 +241,8 @@ fn which(network: Option<&str>) -> Result<app::Which, String> {
     named.or_else(of_address).ok_or_else(|| format!("{text} is neither a hash as listed nor an address"))
 }
 
-async fn restored(config: &Config) -> Result<(), String> {
-    let done = app::restored(config, &(Arc::new(SystemClock) as Arc<dyn Clock>))
+async fn restored(config: Config) -> Result<(), String> {
+    let done = app::restored(&config, &(Arc::new(SystemClock) as Arc<dyn Clock>))
         .await
         .map_err(|error| error.to_string())?;
     let app::AfterRestore { store, expired, hot_state } = done;

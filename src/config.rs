@@ -90,10 +90,26 @@ impl Config {
     /// # Errors
     /// All faults at once: values that cannot be, combinations that cannot be, names that look like typos.
     pub fn load(file: Option<&Path>) -> Result<Loaded, Faults> {
+        Self::from_layers(Self::layers(file)?)
+    }
+
+    /// The value of one setting as [`Config::load`] takes it, secrets too; its default, perhaps empty, where nobody set it.
+    /// What is wrong with other settings does not matter.
+    ///
+    /// # Errors
+    /// When there is no such setting, or its value cannot be read.
+    pub fn value(file: Option<&Path>, name: &str) -> Result<String, Faults> {
+        let mut reader = Reader::over(Self::layers(file)?);
+        Self::read(&mut reader);
+        let value = reader.value_of(name).unwrap_or_else(|| Err(format!("{name} is not a setting")));
+        value.map_err(|fault| Faults(vec![fault]))
+    }
+
+    fn layers(file: Option<&Path>) -> Result<Vec<Layer>, Faults> {
         let mut layers = vec![sources::dot_env()?];
         layers.extend(file.map(sources::file).transpose()?);
         layers.push(sources::environment());
-        Self::from_layers(layers)
+        Ok(layers)
     }
 
     /// Reads the settings from the variables of `.env` and from the environment's, which win.
@@ -145,14 +161,14 @@ impl Config {
             log_format: reader
                 .choice("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]),
             traces: TraceSettings {
-                endpoint: reader.url("OTEL_EXPORTER_OTLP_ENDPOINT", &["http://", "https://"]),
+                endpoint: reader.endpoint("OTEL_EXPORTER_OTLP_ENDPOINT", &["http://", "https://"]),
                 service: reader.text("OTEL_SERVICE_NAME", "restante"),
             },
             data_dir: reader.text("DATA_DIR", "./restante-data").into(),
             database_url: reader.url("DATABASE_URL", &["postgres://", "postgresql://"]),
             redis_url: reader.redis("REDIS_URL"),
             redis_prefix: reader.text("REDIS_PREFIX", "restante"),
-            max_db_connections: reader.number("MAX_DB_CONNECTIONS", 10, 5..=1000),
+            max_db_connections: reader.number("MAX_DB_CONNECTIONS", 10, 6..=1000),
             master_secret: reader.master_secret("MASTER_SECRET"),
             token_signing_key: reader.secret("TOKEN_SIGNING_KEY"),
             relay_name: reader.text("RELAY_NAME", "localhost"),
@@ -312,7 +328,7 @@ impl Config {
 
 fn admission(reader: &mut Reader) -> AdmissionSettings {
     AdmissionSettings {
-        key: reader.optional("ADMISSION_KEY"),
+        key: reader.public_key("ADMISSION_KEY"),
         jwks: reader.secret("ADMISSION_JWKS"),
         algorithm: reader.choice(
             "ADMISSION_ALGORITHM",

@@ -57,7 +57,7 @@
 //! | seen | the last position a session has written |
 //! | wake | the hint to a session that its mailbox has more |
 //! | act | one atomic method of the store |
-//! | lane | the queue in which sends, or acks, wait while a batch is committed |
+//! | lane | the queue in which sends, or acks, of messages or of groups, wait while a batch is committed |
 //! | reconciler | the job that makes lost wakes irrelevant |
 //!
 //! ## Rooms

@@ -11,6 +11,8 @@
 readonly ARCHIVE_FORMAT=1
 self=${0##*/}
 relay=""
+file=""
+settings_file=""
 pg_bin=""
 
 fail() {
@@ -22,40 +24,25 @@ say() {
     printf '%s\n' "$*"
 }
 
-# setting NAME: as the relay reads it, from the environment or else from .env.
-setting() {
-    local name=$1 beside=$1_FILE path
-    if [[ -n ${!name+set} ]]; then
-        printf '%s' "${!name}"
-        return 0
+# read_arguments ARGUMENT…: sets file, and settings_file if one is named.
+read_arguments() {
+    if [[ ${1:-} == --config ]]; then
+        settings_file=${2:-}
+        [[ -f $settings_file ]] || fail "there is no file $settings_file"
+        shift 2
     fi
-    # A secret may stand in a file of its own.
-    if [[ -n ${!beside-} ]]; then
-        printf '%s' "$(<"${!beside}")"
-        return 0
-    fi
-    path=$(from_dotenv "$beside")
-    if [[ -n $path ]]; then
-        printf '%s' "$(<"$path")"
-        return 0
-    fi
-    from_dotenv "$name"
+    [[ $# == 1 && $1 != -* ]] || fail "usage: scripts/$self [--config SETTINGS] FILE"
+    file=$1
 }
 
-# What .env says of a name.
-from_dotenv() {
-    local name=$1 line
-    [[ -f .env ]] || return 0
-    line=$(sed -nE "s/^[[:space:]]*(export[[:space:]]+)?$name[[:space:]]*=[[:space:]]*//p" .env | tail -n 1)
-    if [[ $line =~ ^\"([^\"]*)\" || $line =~ ^\'([^\']*)\' ]]; then
-        line=${BASH_REMATCH[1]}
-    else
-        # What follows a # after a space is a comment.
-        [[ $line != \#* ]] || line=""
-        line=${line%%[[:space:]]#*}
-        line=${line%"${line##*[![:space:]]}"}
-    fi
-    printf '%s' "$line"
+# as_relay ARGUMENT…: the relay's program, with the settings that are meant.
+as_relay() {
+    "$relay" ${settings_file:+--config "$settings_file"} "$@"
+}
+
+# setting NAME: its value as the relay takes it. To be assigned, so that a fault ends the script.
+setting() {
+    as_relay config value "$1" || fail "$1 cannot be read"
 }
 
 # The relay's program: RESTANTE, else from PATH, else what was built here.

@@ -8,11 +8,11 @@ use std::{
 use actix_web::web;
 use tokio_util::sync::CancellationToken;
 
-use super::secrets::Secrets;
+use super::secrets::{Secrets, key_for};
 use crate::{
     abuse::{Blocks, Connections, Doors, Paces},
     auth::{Admissions, Authority, Challenges, Logins, RefreshTokens},
-    config::{AuthMode, Config, RegistrationMode},
+    config::{AuthMode, Config, MasterSecret, RegistrationMode},
     domain::{Clock, ConversationKey, NetworkKeys, Quota},
     groups::{Checks, GroupRules, Groups},
     hot::{Budgets, Crowds, Switchboard},
@@ -27,8 +27,8 @@ use crate::{
 const SKEW: Duration = Duration::from_hours(2);
 
 /// What networks are called where blocks are kept.
-pub(super) fn network_keys(secrets: &Secrets) -> NetworkKeys {
-    NetworkKeys::new(secrets.key_for(b"blocked networks"))
+pub(super) fn network_keys(master: &MasterSecret) -> NetworkKeys {
+    NetworkKeys::new(key_for(master, b"blocked networks"))
 }
 
 /// What every feature stands on.
@@ -115,7 +115,7 @@ impl Ground {
         let (store, _, clock) = self.shared();
         let limits = config.rate_limits;
         let budgets = || Arc::clone(budgets);
-        let names = network_keys(&self.secrets);
+        let names = network_keys(&self.secrets.master);
         let blocks = Blocks::new(store, budgets(), Arc::clone(&clock), names, limits.block_after);
         let paces = Paces { budgets: budgets(), limits, clock };
         let connections = Connections { crowds: Arc::clone(crowds), budgets: budgets(), limits };

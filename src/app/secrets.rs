@@ -20,9 +20,12 @@ use crate::{
     store::sqlite::SqliteStore,
 };
 
+/// Where an embedded relay keeps its master secret, unless it is configured.
+const MASTER_KEY: &str = "master.key";
+
 /// What the relay must keep to itself.
 pub(super) struct Secrets {
-    master: MasterSecret,
+    pub(super) master: MasterSecret,
     /// What signs access tokens, and what still verifies them.
     pub(super) signing: SigningKeys,
 }
@@ -38,7 +41,7 @@ impl Secrets {
         }
         let master = match &config.master_secret {
             Some(secret) => secret.clone(),
-            None => master_secret(&kept(&config.data_dir.join("master.key"))?)?,
+            None => master_secret(&kept(&config.data_dir.join(MASTER_KEY))?)?,
         };
         let signing = match &config.token_signing_key {
             Some(setting) => configured_keys(setting)?,
@@ -47,13 +50,34 @@ impl Secrets {
         Ok(Self { master, signing })
     }
 
+    /// The configured master secret, or the one that is kept in the data folder: for whoever works beside a relay, and so
+    /// makes none.
+    pub(super) fn of_relay(config: &Config) -> Result<MasterSecret, StartError> {
+        if let Some(secret) = &config.master_secret {
+            return Ok(secret.clone());
+        }
+        let path = config.data_dir.join(MASTER_KEY);
+        match fs::read_to_string(&path) {
+            Ok(text) => master_secret(&text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(StartError::NoRelay("key", path.display().to_string()))
+            }
+            Err(error) => Err(StartError::Io(path.display().to_string(), error)),
+        }
+    }
+
     /// A key for one purpose, grown from the master secret (HKDF-SHA-256, RFC 5869).
     pub(super) fn key_for(&self, purpose: &[u8]) -> [u8; 32] {
-        let mut key = [0; 32];
-        let grown = Hkdf::<Sha256>::new(Some(b"restante-v1"), &self.master.0).expand(purpose, &mut key);
-        debug_assert!(grown.is_ok(), "32 bytes are less than the most that HKDF gives");
-        key
+        key_for(&self.master, purpose)
     }
+}
+
+/// A key for one purpose, grown from a master secret.
+pub(super) fn key_for(master: &MasterSecret, purpose: &[u8]) -> [u8; 32] {
+    let mut key = [0; 32];
+    let grown = Hkdf::<Sha256>::new(Some(b"restante-v1"), &master.0).expand(purpose, &mut key);
+    debug_assert!(grown.is_ok(), "32 bytes are less than the most that HKDF gives");
+    key
 }
 
 /// The keys of the setting: its value, or what the file holds that it names.
@@ -79,7 +103,7 @@ fn kept_keys(path: &Path) -> Result<SigningKeys, StartError> {
 
 fn master_secret(text: &str) -> Result<MasterSecret, StartError> {
     let bytes = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
-    let wrong = || StartError::Secret("master.key".into(), "does not hold 32 bytes in base64".into());
+    let wrong = || StartError::Secret(MASTER_KEY.into(), "does not hold 32 bytes in base64".into());
     bytes.map(MasterSecret).ok_or_else(wrong)
 }
 

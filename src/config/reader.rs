@@ -55,6 +55,13 @@ impl Reader {
         text
     }
 
+    /// The value of the setting of this name as the relay takes it, or its default; none where there is no such setting.
+    pub(super) fn value_of(&self, name: &str) -> Option<Result<String, String>> {
+        let known = self.known.iter().find(|known| known.name.eq_ignore_ascii_case(name))?;
+        let found = self.find(known);
+        Some(found.map(|found| found.map_or_else(|| known.default.clone(), |(text, _)| text)))
+    }
+
     /// What the last layer says that says anything, an empty value being a word too: it takes back what others say.
     fn find(&self, known: &Known) -> Result<Option<(String, Source)>, String> {
         let beside = known.file_name();
@@ -256,8 +263,28 @@ impl Reader {
         None
     }
 
+    /// An address of which no more than the host may be seen.
+    pub(super) fn endpoint(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
+        self.address_of_kind(name, Kind::Endpoint, schemes)
+    }
+
     pub(super) fn url(&mut self, name: &'static str, schemes: &[&str]) -> Option<SecretString> {
-        let value = self.given(name, Kind::Url, "")?;
+        self.address_of_kind(name, Kind::Url, schemes)
+    }
+
+    /// A public key in PEM, or the path of a file with one.
+    pub(super) fn public_key(&mut self, name: &'static str) -> Option<String> {
+        let key = self.given(name, Kind::PublicKey, "")?;
+        if key.contains("PRIVATE KEY-----") {
+            self.faults.push(format!(
+                "{name} holds a private key, which the relay must not have: give the public one"
+            ));
+        }
+        Some(key)
+    }
+
+    fn address_of_kind(&mut self, name: &'static str, kind: Kind, schemes: &[&str]) -> Option<SecretString> {
+        let value = self.given(name, kind, "")?;
         if !schemes.iter().any(|scheme| value.starts_with(scheme)) {
             self.faults.push(format!("{name} must begin with {}", schemes.join(" or ")));
         }

@@ -17,18 +17,24 @@ pub enum Kind {
     Secret,
     /// An address that may hold a password.
     Url,
+    /// An address that may hold a key anywhere behind its host.
+    Endpoint,
+    /// A public key, or the path of a file with one. What is not clearly public is not shown: it may be the wrong half.
+    PublicKey,
 }
 
 impl Kind {
     /// Whether the value may also stand in a file of its own, which `NAME_FILE` names.
     pub(super) const fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::Url)
+        matches!(self, Self::Secret | Self::Url | Self::Endpoint)
     }
 
     pub(super) const fn fits(self, shape: Shape) -> bool {
         match shape {
             Shape::Plain => true,
-            Shape::Quoted => matches!(self, Self::Text | Self::Secret | Self::Url),
+            Shape::Quoted => {
+                matches!(self, Self::Text | Self::Secret | Self::Url | Self::Endpoint | Self::PublicKey)
+            }
             Shape::Number => matches!(self, Self::Number),
             Shape::Switch => matches!(self, Self::Switch),
             Shape::List => matches!(self, Self::List),
@@ -38,7 +44,7 @@ impl Kind {
 
     pub(super) const fn in_words(self) -> &'static str {
         match self {
-            Self::Text | Self::Secret | Self::Url => "a text in quotes",
+            Self::Text | Self::Secret | Self::Url | Self::Endpoint | Self::PublicKey => "a text in quotes",
             Self::Number => "a whole number without quotes",
             Self::Switch => "true or false without quotes",
             Self::List => "a list such as [\"a\", \"b\"]",
@@ -51,9 +57,11 @@ impl Kind {
             Self::Number | Self::Switch => value.to_owned(),
             Self::List => listed(value),
             Self::Text => format!("{value:?}"),
-            Self::Secret | Self::Url if value.is_empty() => "\"\"".into(),
-            Self::Secret => "\"(set)\"".into(),
+            Self::Secret | Self::Url | Self::Endpoint | Self::PublicKey if value.is_empty() => "\"\"".into(),
+            Self::PublicKey if is_public_key(value) => format!("{value:?}"),
+            Self::Secret | Self::PublicKey => "\"(set)\"".into(),
             Self::Url => format!("{:?}", without_login(value).unwrap_or_else(|| "(set)".into())),
+            Self::Endpoint => format!("{:?}", origin(value).unwrap_or_else(|| "(set)".into())),
         }
     }
 }
@@ -65,6 +73,24 @@ fn listed(value: &str) -> String {
         Err(_) => format!("{part:?}"),
     });
     format!("[{}]", quoted.collect::<Vec<_>>().join(", "))
+}
+
+/// Whether a text is one public key in PEM, and nothing else.
+fn is_public_key(text: &str) -> bool {
+    let inside = text.strip_prefix("-----BEGIN PUBLIC KEY-----");
+    let inside = inside.and_then(|text| text.strip_suffix("-----END PUBLIC KEY-----"));
+    inside.is_some_and(|text| !text.contains('-'))
+}
+
+/// The scheme, host and port of an address; none when it is not clear where those end.
+fn origin(url: &str) -> Option<String> {
+    let shown = without_login(url)?;
+    let (scheme, rest) = shown.split_once("://")?;
+    let place = rest.strip_prefix("***@").unwrap_or(rest);
+    let host = place.split(['/', '?']).next().unwrap_or_default();
+    let login = if rest.len() == place.len() { "" } else { "***@" };
+    let hidden = if host.len() == place.len() { "" } else { "/***" };
+    Some(format!("{scheme}://{login}{host}{hidden}"))
 }
 
 /// An address without its login and its parameters; none when it is not clear where those end.

@@ -16,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Queue,
+    acks::LastAcks,
     frames::{Format, acked_entries, acked_ids},
     inbox::Inbox,
     outbox::{Writing, outbox},
@@ -239,7 +240,9 @@ impl SocketFloor {
     ) -> Self {
         count_from_zero();
         let (times, in_flight) = (config.socket, config.limits.in_flight);
-        let sockets = Sockets { queue, messages, groups, authority, doors, times, in_flight, stop };
+        let last_acks = LastAcks::within(config.shutdown_timeout);
+        let sockets =
+            Sockets { queue, messages, groups, authority, doors, times, in_flight, last_acks, stop };
         Self { sockets: Arc::new(sockets), running: TaskTracker::new() }
     }
 

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::{
     Queue,
-    acks::Acks,
+    acks::{Acks, LastAcks},
     cursor::Cursor,
     frames::{Format, ServerFrame},
     inbox::{Inbound, Inbox},
@@ -64,6 +64,7 @@ pub(super) struct Sockets {
     pub doors: Doors,
     pub times: SocketTimes,
     pub in_flight: usize,
+    pub last_acks: LastAcks,
     /// Cancelled when the relay stops.
     pub stop: CancellationToken,
 }
@@ -175,14 +176,18 @@ impl Session {
                 Goodbye::TryAgain
             }
         };
+        let goodbye = match goodbye {
+            Goodbye::GoingAway => self.answer_held(seat.line()).await.unwrap_or(goodbye),
+            goodbye => goodbye,
+        };
         self.logs = Logs::new(self.caller.device_no);
         drop(seat);
         goodbye.count(1);
         if let (Goodbye::ProtocolError, Some(network)) = (goodbye, self.tolls.network()) {
             self.sockets.doors.blocks.strike(network).await;
         }
-        let store = Arc::clone(&self.sockets.queue.store);
-        self.acks.finish(&store, self.caller.device_no).await;
+        let store = self.storing_acks();
+        self.acks.finish(store, &self.sockets.last_acks).await;
         if matches!(goodbye, Goodbye::GoingAway) {
             while let Some(answer) = self.answers.next().await {
                 self.write_all(answer.as_ref());
@@ -401,6 +406,13 @@ impl Session {
             }
             Some(Inbound::Text(bytes) | Inbound::Binary(bytes)) => self.frame(&bytes, line),
         }
+    }
+
+    /// Does with a frame that was read and not paid for yet what is found, before the goodbye.
+    async fn answer_held(&mut self, line: &Line) -> Option<Goodbye> {
+        self.held.as_ref()?;
+        let verdict = Held::verdict(&mut self.held).await;
+        self.let_go(verdict, line)
     }
 
     fn write_all(&self, frame: Option<&ServerFrame>) {

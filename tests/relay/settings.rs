@@ -119,6 +119,83 @@ fn settings_in_effect_are_printed_with_their_source_and_without_secrets() {
 }
 
 #[test]
+fn nothing_is_printed_of_a_collector_but_its_host_and_nothing_of_a_key_that_is_not_public() {
+    let public = "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----";
+    let collector = "https://u:hunter2@collector:4318/hunter2/v1?key=hunter2";
+    for (key, shown) in [(public, format!("{public:?}")), ("hunter2", "\"(set)\"".to_owned())] {
+        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector), ("ADMISSION_KEY", key)];
+        let told = Place::with(&[]).run(&["config", "print"], &environment);
+        let told = text(&told.stdout);
+        for line in [
+            "otel_exporter_otlp_endpoint = \"https://***@collector:4318/***\"  # environment".to_owned(),
+            format!("admission_key = {shown}  # environment"),
+        ] {
+            assert!(told.lines().any(|other| other == line), "{line} in\n{told}");
+        }
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn a_private_key_of_the_host_application_is_a_fault_and_is_not_told() {
+    let private = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----";
+    for look in ["check", "print"] {
+        let told = Place::with(&[]).run(&["config", look], &[("ADMISSION_KEY", private)]);
+        assert_eq!(told.status.code(), Some(2));
+        let fault = "ADMISSION_KEY holds a private key";
+        assert!(text(&told.stderr).contains(fault), "{}", text(&told.stderr));
+        assert!(!text(&told.stderr).contains("hunter2") && told.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_script_is_told_the_value_of_a_setting_as_the_relay_takes_it() {
+    const DSN: &str = "postgres://user:hunter2@db/restante";
+    // What is wrong elsewhere does not matter.
+    let files =
+        [(".env", "DATABASE_URL_FILE=dsn\nWORKERS=many\n"), ("dsn", "postgres://user:hunter2@db/restante\n")];
+    let place = Place::with(&[files[0], files[1], ("restante.toml", "data_dir = \"there\"\n")]);
+    let value = |name: &str, environment: &[(&str, &str)]| {
+        let told = place.run(&["--config", "restante.toml", "config", "value", name], environment);
+        assert!(told.status.success(), "{}", text(&told.stderr));
+        text(&told.stdout).trim_end().to_owned()
+    };
+    assert_eq!(value("DATABASE_URL", &[]), DSN);
+    assert_eq!(value("DATABASE_URL", &[("DATABASE_URL", "")]), "");
+    assert_eq!(value("DATABASE_URL", &[("DATABASE_URL", ""), ("DATABASE_URL_FILE", "dsn")]), DSN);
+    assert_eq!(value("DATABASE_URL", &[("DATABASE_URL", "postgres://other")]), "postgres://other");
+    assert_eq!(value("DATA_DIR", &[]), "there");
+    assert_eq!(value("PORT", &[]), "8091");
+    for (name, why) in [("DATA_DRI", "DATA_DRI is not a setting"), ("MASTER_SECRET", "cannot be read")] {
+        let told = place.run(&["config", "value", name], &[("MASTER_SECRET_FILE", "away")]);
+        assert_eq!(told.status.code(), Some(2));
+        assert!(text(&told.stderr).contains(why) && told.stdout.is_empty(), "{}", text(&told.stderr));
+    }
+}
+
+#[test]
+fn an_operator_without_the_relays_settings_is_refused_and_leaves_nothing_behind() {
+    let place = Place::with(&[]);
+    for arguments in [&["list"][..], &["clear", "203.0.113.7"], &["clear", "--all"]] {
+        let told = place.run(&[&["blocks"], arguments].concat(), &[]);
+        assert_eq!(told.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(
+            text(&told.stderr),
+            "there is no database at ./restante-data: run this with the relay's own settings\n"
+        );
+        assert!(fs::read_dir(place.0.path()).unwrap().next().is_none());
+    }
+    // A database whose key lies elsewhere: an address would be looked for under another name.
+    assert!(place.run(&["migrate"], &[]).status.success());
+    let files = || fs::read_dir(place.0.path().join("restante-data")).unwrap().count();
+    let before = files();
+    let told = place.run(&["blocks", "clear", "203.0.113.7"], &[]);
+    assert_eq!((told.status.code(), files()), (Some(1), before));
+    assert!(text(&told.stderr).contains("there is no key at ./restante-data/master.key"));
+    assert!(place.run(&["blocks", "clear", "203.0.113.7"], &[("MASTER_SECRET", SECRET)]).status.success());
+}
+
+#[test]
 fn the_example_that_is_printed_is_a_sound_settings_file() {
     let example = Place::with(&[]).run(&["config", "example"], &[]);
     let place = Place::with(&[("restante.toml", text(&example.stdout))]);

@@ -72,17 +72,19 @@ def secrets():
     return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 
-def start_relays(ports, figures):
-    compose = yaml.safe_load((ROOT / "deploy/compose/compose.yaml").read_text())
-    given = secrets()
+def environment_of(name, given):
+    """What compose.yaml tells a service; other things are elsewhere on one machine than between containers."""
+    told = yaml.safe_load((ROOT / "deploy/compose/compose.yaml").read_text())["services"][name]["environment"]
+    told = {key: re.sub(r"\$\{(\w+)[^}]*\}", lambda found: given[found.group(1)], value) for key, value in told.items()}
+    told |= {key: os.environ[key] for key in ("DATABASE_URL", "REDIS_URL")}
+    return told | {"TRUSTED_PROXIES": "127.0.0.1", "REDIS_PREFIX": f"rehearsal-{os.getpid()}"}
+
+
+def start_relays(ports, figures, given):
     relays = []
     for name in sorted(ports):
-        told = compose["services"][name]["environment"]
-        told = {key: re.sub(r"\$\{(\w+)[^}]*\}", lambda found: given[found.group(1)], value) for key, value in told.items()}
-        # What is elsewhere on one machine than between containers.
+        told = environment_of(name, given)
         told |= {"HOST": "127.0.0.1", "PORT": str(ports[name]), "METRICS_ADDRESS": f"127.0.0.1:{figures[name]}"}
-        told |= {key: os.environ[key] for key in ("DATABASE_URL", "REDIS_URL")}
-        told |= {"TRUSTED_PROXIES": "127.0.0.1", "REDIS_PREFIX": f"rehearsal-{os.getpid()}"}
         relays.append(start(name, [RELAY], told))
     for port in ports.values():
         wait_for("a relay is ready", lambda: fetch(f"http://127.0.0.1:{port}/health/ready")["status"] == "ready")
@@ -166,10 +168,31 @@ def check_figures(port):
         fail(f"rules that Prometheus cannot work out: {ill}")
 
 
+def try_tools(given):
+    """Makes a backup with what the image of the tools has, and sees that nothing is restored into a database that is in use."""
+    place, programs = SCRATCH / "tools", SCRATCH / "programs"
+    copied = re.findall(r"^COPY (scripts/.*) /opt/restante/(\S+)$", (ROOT / "Dockerfile").read_text(), re.M)
+    for sources, target in copied:
+        for source in sources.split():
+            into = place / target / Path(source).name if target.endswith("/") else place / target
+            into.parent.mkdir(parents=True, exist_ok=True)
+            into.write_bytes((ROOT / source).read_bytes())
+    programs.mkdir()
+    (programs / "restante").symlink_to(Path(RELAY).resolve())
+    told = environment_of("tools", given) | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    file = SCRATCH / "monday.backup"
+    for script, status, words in (("backup", 0, "backup: "), ("restore", 1, "the database has tables")):
+        command = ["bash", f"scripts/{script}", file]
+        done = subprocess.run(command, cwd=place, env=told, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode != status or words not in done.stdout + done.stderr:
+            fail(f"the tools' {script}:\n{done.stdout}{done.stderr}")
+
+
 def rehearse():
     names = ("relay-1", "relay-2")
     ports, figures = {name: free_port() for name in names}, {name: free_port() for name in names}
-    relays = start_relays(ports, figures)
+    given = secrets()
+    relays = start_relays(ports, figures, given)
     port, root = start_caddy(ports)
     watch = start_prometheus(figures)
     walk("tour", port, root)
@@ -183,6 +206,7 @@ def rehearse():
     wait_for("Prometheus sees that a relay is away", lambda: sorted(query(watch, "up")) == ["0", "1"])
     check_figures(watch)
     check_address(port, root)
+    try_tools(given)
 
 
 try:

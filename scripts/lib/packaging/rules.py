@@ -86,7 +86,7 @@ def check_compose():
             source = volume.split(":")[0]
             there = (DEPLOY / "compose" / source).exists() if source.startswith(".") else source in compose["volumes"]
             expect(there, f"{place}: {name}: there is no {source}")
-        if "build" in service:
+        if "build" in service and "profiles" not in service:
             relays[name] = service
     expect(len(relays) == 2, f"{place}: there should be two relays, and are {sorted(relays)}")
     for name, relay in relays.items():
@@ -94,6 +94,7 @@ def check_compose():
         check_patience(f"{place}: {name}", seconds(relay["stop_grace_period"]), relay["environment"])
         subnets = [part["subnet"] for part in compose["networks"]["edge"]["ipam"]["config"]]
         expect([relay["environment"]["TRUSTED_PROXIES"]] == subnets, f"{place}: {name} trusts another network than edge")
+    check_tools(place, services, relays)
     check_variables(place)
     clients = {f"{name}:8091" for name in relays}
     upstreams = re.search(r"reverse_proxy (.*) \{", text("deploy/compose/Caddyfile")).group(1).split()
@@ -101,6 +102,15 @@ def check_compose():
     targets = documents("deploy/prometheus/prometheus.yml")[0]["scrape_configs"][0]["static_configs"][0]["targets"]
     metrics = {f"{name}:9464" for name in relays}
     expect(set(targets) == metrics, f"deploy/prometheus/prometheus.yml: asks {targets}")
+
+
+def check_tools(place, services, relays):
+    """That backups are made and restored with the relays' own settings, by what is built for it."""
+    [tools] = [service for service in services.values() if "profiles" in service]
+    for name, relay in relays.items():
+        expect(tools["environment"] == relay["environment"], f"{place}: the tools have other settings than {name}")
+    expect(tools["build"]["target"] in re.findall(r"^FROM \S+ AS (\w+)$", text("Dockerfile"), re.M), f"{place}: no such stage")
+    expect(set(tools["networks"]) <= {"store"}, f"{place}: the tools need the store alone")
 
 
 def check_confinement(place, service):
@@ -141,7 +151,7 @@ def written():
 def check_kubernetes():
     folder = DEPLOY / "kubernetes"
     listed = documents("deploy/kubernetes/kustomization.yaml")[0]["resources"]
-    apart = {"kustomization.yaml", "migrate.yaml", "secrets.example.yaml"}
+    apart = {"kustomization.yaml", "migrate.yaml", "secrets.example.yaml", "tools.yaml"}
     names = {path.name for path in folder.glob("*.yaml")}
     expect(set(listed) == names - apart, "deploy/kubernetes/kustomization.yaml: does not list every file")
     objects = {}
@@ -161,6 +171,8 @@ def check_kubernetes():
     check_settings("deploy/kubernetes/settings.yaml", given)
     check_settings("deploy/kubernetes/secrets.example.yaml", objects["Secret"]["stringData"])
     [relay] = pod["containers"]
+    [tools] = objects["Pod"]["spec"]["containers"]
+    expect(tools["envFrom"] == relay["envFrom"], "deploy/kubernetes/tools.yaml: other settings than the relays have")
     pause = relay["lifecycle"]["preStop"]["sleep"]["seconds"]
     check_patience("deploy/kubernetes/deployment.yaml", pod["terminationGracePeriodSeconds"] - pause, given)
     check_probes(relay, given)
@@ -184,11 +196,26 @@ def check_systemd():
     check_patience("deploy/systemd/restante.service", seconds(re.search(r"TimeoutStopSec=(.*)", unit).group(1)), file)
 
 
+    check_beside(unit, given)
     folder = re.search(r"\$\{RESTANTE_TLS:-(\S+)\}", text("deploy/systemd/renewed")).group(1)
     handed = [f"{folder}/fullchain.pem", f"{folder}/privkey.pem"]
     expected = [file["TLS_CERT_PATH"], file["TLS_KEY_PATH"]]
     expect(handed == expected, f"deploy/systemd/renewed writes {handed}, the relay reads {expected}")
     check_renewal()
+
+
+def check_beside(unit, given):
+    """That what an operator runs beside the unit has its user, folder and settings."""
+    beside = re.search(r"beside\(\) \{(.*?)\}", text("deploy/README.md"), re.S).group(1)
+    of_unit = dict(re.findall(r"^(\w+)=(.*)$", unit, re.M))
+    for option, value in {
+        "--uid": of_unit["User"],
+        "--gid": of_unit["Group"],
+        "--working-directory": of_unit["WorkingDirectory"],
+        "--setenv": f"DATA_DIR={given['DATA_DIR']}",
+        "--property": f"EnvironmentFile={of_unit['EnvironmentFile']}",
+    }.items():
+        expect(f"{option}={value} " in beside.replace("\n", " "), f"deploy/README.md: beside has another {option} than the unit")
 
 
 def check_renewal():

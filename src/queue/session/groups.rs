@@ -1,10 +1,13 @@
 //! What a session writes of the logs of groups.
 
+use std::sync::Arc;
+
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
 
 use super::{BY_TURNS, Session};
 use crate::{
-    domain::LogEntry,
+    domain::{GroupId, LogEntry, Position},
     hot::Told,
     metrics::{self, Way},
     queue::{
@@ -12,6 +15,7 @@ use crate::{
         logs::Give,
         outbox::data_frame,
     },
+    store::StoreError,
 };
 
 impl Session {
@@ -55,6 +59,17 @@ impl Session {
         }
     }
 
+    /// How acks of entries are stored.
+    pub(super) fn storing_acks(
+        &self,
+    ) -> impl Fn(Vec<(GroupId, Position)>) -> BoxFuture<'static, Result<(), StoreError>> + use<> {
+        let (store, device) = (Arc::clone(&self.sockets.queue.store), self.caller.device_no);
+        move |acks| {
+            let store = Arc::clone(&store);
+            async move { store.ack_entries(device, &acks).await }.boxed()
+        }
+    }
+
     /// When [`Session::sound_alarm`] is to be called.
     pub(super) fn next_alarm(&self) -> Option<Instant> {
         let alarms = [self.cursor.retry_at(), self.logs.retry_at(), self.acks.due()];
@@ -68,6 +83,7 @@ impl Session {
             self.cursor.retry();
         }
         self.logs.retry(now);
-        self.acks.store(&self.sockets.queue.store, self.caller.device_no, now);
+        let store = self.storing_acks();
+        self.acks.store(store, now);
     }
 }

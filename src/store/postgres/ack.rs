@@ -1,4 +1,4 @@
-//! The lane of acks: one statement for the items of a batch, and one for its entries.
+//! The lanes of acks, of mailbox items and of group entries: one statement for a batch.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     domain::{DeviceNo, Position},
     metrics,
     store::{
-        ack::{Ack, credit, cursors, items},
+        ack::{EntryAck, ItemAck, credit, cursors, items},
         lane::{Commit, Fault},
     },
 };
@@ -25,29 +25,50 @@ pub(crate) const ERASE: &str = "\
     SELECT n.device_no, n.position FROM unnest($1::bigint[], $2::bigint[]) AS n(device_no, position) \
     WHERE erase_item(n.device_no, n.position)";
 
-/// Commits batches of acks.
-pub(super) struct Acking {
+/// Commits batches of acks of items.
+pub(super) struct ItemAcks {
     pub(super) connection: Arc<LaneConnection>,
 }
 
-impl Commit<Ack, u32> for Acking {
-    fn commit<'a>(&'a self, batch: &'a [Ack]) -> BoxFuture<'a, Result<Vec<u32>, Fault>> {
+impl Commit<ItemAck, u32> for ItemAcks {
+    fn commit<'a>(&'a self, batch: &'a [ItemAck]) -> BoxFuture<'a, Result<Vec<u32>, Fault>> {
         Box::pin(async move { answered(self.run(batch)).await.map_err(classify) })
     }
 }
 
-impl Acking {
-    async fn run(&self, batch: &[Ack]) -> Result<Vec<u32>, Error> {
+impl ItemAcks {
+    async fn run(&self, batch: &[ItemAck]) -> Result<Vec<u32>, Error> {
         let mut connection = self.connection.take().await?;
-        // Cursors come first: to move them again does no harm, where items that are gone would count as not removed.
-        windows::ack(&mut connection, &cursors(batch)).await?;
         let removed = erase(&mut connection, batch).await?;
         self.connection.keep(connection);
         Ok(credit(batch, removed))
     }
 }
 
-async fn erase(connection: &mut PgConnection, batch: &[Ack]) -> Result<HashSet<(DeviceNo, Position)>, Error> {
+/// Commits batches of acks of entries.
+pub(super) struct EntryAcks {
+    pub(super) connection: Arc<LaneConnection>,
+}
+
+impl Commit<EntryAck, ()> for EntryAcks {
+    fn commit<'a>(&'a self, batch: &'a [EntryAck]) -> BoxFuture<'a, Result<Vec<()>, Fault>> {
+        Box::pin(async move { answered(self.run(batch)).await.map_err(classify) })
+    }
+}
+
+impl EntryAcks {
+    async fn run(&self, batch: &[EntryAck]) -> Result<Vec<()>, Error> {
+        let mut connection = self.connection.take().await?;
+        windows::ack(&mut connection, &cursors(batch)).await?;
+        self.connection.keep(connection);
+        Ok(vec![(); batch.len()])
+    }
+}
+
+async fn erase(
+    connection: &mut PgConnection,
+    batch: &[ItemAck],
+) -> Result<HashSet<(DeviceNo, Position)>, Error> {
     let places = Places::sorted(items(batch));
     if places.device_nos.is_empty() {
         return Ok(HashSet::new());

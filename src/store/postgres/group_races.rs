@@ -136,6 +136,9 @@ async fn hold(
     held
 }
 
+/// As a commit does that is slow.
+const HOLD_WINDOWS: &str = "SELECT FROM group_windows WHERE group_id = $1 FOR UPDATE";
+
 const HOLD_GROUP: &str = "SELECT FROM groups WHERE group_id = $1 FOR UPDATE";
 
 fn position(accepted: &GroupAccepted) -> i64 {
@@ -169,6 +172,32 @@ async fn sends_pass_by_a_group_that_is_held_until_they_wait_for_it() {
     lock.rollback().await.unwrap();
     let answers = join_all(answers).await.into_iter().map(|answer| answer.unwrap().unwrap());
     assert_eq!(answers.map(|answer| position(&answer)).collect::<Vec<_>>(), [1, 2, 3, 2]);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acks_of_a_mailbox_go_on_while_the_windows_of_a_group_are_held() {
+    let Some(database) = Database::create().await else { return };
+    let store = Arc::new(database.one_node().await);
+    let alice = register(&store, registration(user(), "phone")).await;
+    let bob = register(&store, registration(user(), "phone")).await;
+    let group = created(&store, roster(&alice, &[bob.user_id])).await;
+    store.accept_group_send(to_group(&alice, group, None)).await.unwrap();
+    stored(&store, send(&alice, bob.user_id)).await;
+    let lock = hold(&store, HOLD_WINDOWS, group.uuid()).await;
+
+    let entry = tokio::spawn({
+        let (store, device) = (Arc::clone(&store), bob.device_no);
+        async move { store.ack_entries(device, &[(group, Position(1))]).await }
+    });
+    waiting(&store, 1).await;
+    // `joined`, and the message.
+    let acked = store.ack(bob.device_no, vec![Position(1), Position(2)]).await.unwrap();
+    assert_eq!((acked, entry.is_finished()), (2, false));
+    lock.rollback().await.unwrap();
+    entry.await.unwrap().unwrap();
+    let windows = store.windows_in(bob.device_no, group).await.unwrap();
+    assert_eq!(windows.iter().map(|window| window.cursor).collect::<Vec<_>>(), [Position(1)]);
     database.drop().await;
 }
 

@@ -56,7 +56,7 @@ use sqlx::PgPool;
 
 use self::{
     accept::Accept,
-    ack::Acking,
+    ack::{EntryAcks, ItemAcks},
     fault::{Repeat, attempt},
     groups::send::GroupSends,
 };
@@ -64,7 +64,7 @@ use super::{
     Accepted, Committed, Deactivated, Deleted, Expired, GroupAccepted, HistoryQuery, KeyUpload, Left, Limits,
     LinkOffer, Load, LoggedIn, Login, Mark, Marked, OneTimeKeys, Pool, Published, Registered, Registration,
     Restored, Revocation, Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle,
-    ack::Ack,
+    ack::{EntryAck, ItemAck},
     lane::{Bounds, Lane},
 };
 use crate::domain::{
@@ -75,7 +75,7 @@ use crate::domain::{
 use connect::LaneConnection;
 
 /// Connections for the lanes alone, one each, so that other acts never make a batch wait for one.
-const LANES: u32 = 3;
+const LANES: u32 = 4;
 
 /// Connections for what every node polls, revocations and heads: no flood of calls may make those wait.
 const WATCH: u32 = 1;
@@ -87,18 +87,19 @@ pub struct PostgresStore {
     pseudonyms: Pseudonyms,
     pool: PgPool,
     watch: PgPool,
-    lanes: [Arc<LaneConnection>; 3],
+    lanes: [Arc<LaneConnection>; 4],
     limits: Limits,
     committed: Committed,
     sends: Lane<Send, Accepted>,
-    acks: Lane<Ack, u32>,
+    acks: Lane<ItemAck, u32>,
     group_sends: Lane<GroupSend, GroupAccepted>,
+    group_acks: Lane<EntryAck, ()>,
 }
 
 impl PostgresStore {
     /// Connects, brings the schema up to date and starts the lanes on the current runtime. `clock` says when a send is
     /// accepted; what was committed goes to `committed`; security events are entered under `pseudonyms`.
-    /// Of `max_connections` the lanes take three, what is polled one, and calls share the rest; at least five are used.
+    /// Of `max_connections` the lanes take four, what is polled one, and calls share the rest; at least six are used.
     pub async fn connect(
         url: &SecretString,
         max_connections: u32,
@@ -111,20 +112,16 @@ impl PostgresStore {
         let pool = connect::pool(url, max_connections.saturating_sub(LANES + WATCH).max(1)).await?;
         let watch = connect::pool(url, WATCH).await?;
         let lane = || LaneConnection::new(url).map(Arc::new);
-        let lanes = [lane()?, lane()?, lane()?];
-        let [connection, for_acks, for_groups] = lanes.clone();
+        let lanes = [lane()?, lane()?, lane()?, lane()?];
+        let [connection, for_acks, for_groups, for_group_acks] = lanes.clone();
         let for_groups =
             GroupSends { connection: for_groups, committed: committed.clone(), clock: Arc::clone(&clock) };
         let group_sends = Lane::start("group sends", BOUNDS, for_groups);
         let accept = Accept { connection, limits, committed: committed.clone(), clock };
         let sends = Lane::start("sends", BOUNDS, accept);
-        let acks = Lane::start("acks", BOUNDS, Acking { connection: for_acks });
-        Ok(Self { pseudonyms, pool, watch, lanes, limits, committed, sends, acks, group_sends })
-    }
-
-    fn submit_ack(&self, ack: Ack) -> BoxFuture<'static, Result<u32, StoreError>> {
-        let weight = ack.weight();
-        self.acks.submit(ack, weight)
+        let acks = Lane::start("acks", BOUNDS, ItemAcks { connection: for_acks });
+        let group_acks = Lane::start("group acks", BOUNDS, EntryAcks { connection: for_group_acks });
+        Ok(Self { pseudonyms, pool, watch, lanes, limits, committed, sends, acks, group_sends, group_acks })
     }
 
     /// The blocks that have not ended at `now`, for an operator beside the relay: nothing is migrated or started.
@@ -302,7 +299,9 @@ impl Store for PostgresStore {
     }
 
     fn ack(&self, device: DeviceNo, positions: Vec<Position>) -> BoxFuture<'static, Result<u32, StoreError>> {
-        self.submit_ack(Ack::Items(device, positions))
+        let ack = ItemAck { device, positions };
+        let weight = ack.weight();
+        self.acks.submit(ack, weight)
     }
 
     async fn positions_of(&self, device: DeviceNo, ids: &[MessageId]) -> Result<Vec<Position>, StoreError> {
@@ -393,7 +392,12 @@ impl Store for PostgresStore {
 
     fn load(&self) -> Load {
         let pool = |name, pool: &PgPool| Pool { name, open: pool.size() as usize, idle: pool.num_idle() };
-        let lanes = [self.sends.waiting(), self.acks.waiting(), self.group_sends.waiting()];
+        let lanes = [
+            self.sends.waiting(),
+            self.acks.waiting(),
+            self.group_sends.waiting(),
+            self.group_acks.waiting(),
+        ];
         Load {
             pools: vec![pool("calls", &self.pool), pool("polls", &self.watch)],
             waiting: lanes.into_iter().chain([self.committed.waiting()]).collect(),

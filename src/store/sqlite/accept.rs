@@ -17,7 +17,7 @@ use crate::{
     metrics,
     store::{
         Accepted, Committed, Limits,
-        ack::{Ack, credit, cursors, items},
+        ack::{EntryAck, ItemAck, credit, cursors, items},
         decide::{self, Known, Mailbox, NewItem, NewMessage, Snapshot, Writes},
         lane::{Commit, Fault},
     },
@@ -52,26 +52,46 @@ impl Acceptance {
     }
 }
 
-/// Commits batches of acks.
-pub(super) struct Acking {
+/// Commits batches of acks of items.
+pub(super) struct ItemAcks {
     pub(super) writer: SqlitePool,
 }
 
-impl Commit<Ack, u32> for Acking {
-    fn commit<'a>(&'a self, batch: &'a [Ack]) -> BoxFuture<'a, Result<Vec<u32>, Fault>> {
+impl Commit<ItemAck, u32> for ItemAcks {
+    fn commit<'a>(&'a self, batch: &'a [ItemAck]) -> BoxFuture<'a, Result<Vec<u32>, Fault>> {
         Box::pin(async move { self.ack(batch).await.map_err(fault) })
     }
 }
 
-impl Acking {
-    async fn ack(&self, batch: &[Ack]) -> Result<Vec<u32>, sqlx::Error> {
+impl ItemAcks {
+    async fn ack(&self, batch: &[ItemAck]) -> Result<Vec<u32>, sqlx::Error> {
         let mut writer = self.writer.acquire().await?;
         let mut tx = writer.begin_with(BEGIN).await?;
-        windows::ack(&mut tx, &cursors(batch)).await?;
         let erased: HashSet<_> = erase(&mut tx, items(batch)).await?.into_keys().collect();
         tx.commit().await?;
         metrics::items_acked(erased.len());
         Ok(credit(batch, erased))
+    }
+}
+
+/// Commits batches of acks of entries.
+pub(super) struct EntryAcks {
+    pub(super) writer: SqlitePool,
+}
+
+impl Commit<EntryAck, ()> for EntryAcks {
+    fn commit<'a>(&'a self, batch: &'a [EntryAck]) -> BoxFuture<'a, Result<Vec<()>, Fault>> {
+        Box::pin(async move { self.ack(batch).await.map_err(fault) })
+    }
+}
+
+impl EntryAcks {
+    async fn ack(&self, batch: &[EntryAck]) -> Result<Vec<()>, sqlx::Error> {
+        let mut writer = self.writer.acquire().await?;
+        let mut tx = writer.begin_with(BEGIN).await?;
+        windows::ack(&mut tx, &cursors(batch)).await?;
+        tx.commit().await?;
+        Ok(vec![(); batch.len()])
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     store::{
         Accepted, Deactivated, Deleted, Expired, HistoryQuery, KeyUpload, Left, LinkOffer, Load, LoggedIn,
         Login, Mark, Marked, OneTimeKeys, Pool, Published, Registered, Registration, Restored, Revocation,
-        Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle, ack::Ack,
+        Rotated, Rotation, Session, SingleUse, Store, StoreError, TakenBundle, ack::ItemAck,
     },
 };
 
@@ -175,7 +175,9 @@ impl Store for SqliteStore {
     }
 
     fn ack(&self, device: DeviceNo, positions: Vec<Position>) -> BoxFuture<'static, Result<u32, StoreError>> {
-        self.submit_ack(Ack::Items(device, positions))
+        let ack = ItemAck { device, positions };
+        let weight = ack.weight();
+        self.acks.submit(ack, weight)
     }
 
     async fn positions_of(&self, device: DeviceNo, ids: &[MessageId]) -> Result<Vec<Position>, StoreError> {
@@ -273,7 +275,12 @@ impl Store for SqliteStore {
 
     fn load(&self) -> Load {
         let pool = |name, pool: &SqlitePool| Pool { name, open: pool.size() as usize, idle: pool.num_idle() };
-        let lanes = [self.sends.waiting(), self.acks.waiting(), self.group_sends.waiting()];
+        let lanes = [
+            self.sends.waiting(),
+            self.acks.waiting(),
+            self.group_sends.waiting(),
+            self.group_acks.waiting(),
+        ];
         Load {
             pools: vec![pool("writer", &self.folder.writer), pool("readers", &self.folder.readers)],
             waiting: lanes.into_iter().chain([self.committed.waiting()]).collect(),

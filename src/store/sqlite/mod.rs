@@ -39,13 +39,13 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use sqlx::{Connection as _, SqliteConnection};
 
 use self::{
-    accept::{Acceptance, Acking},
+    accept::{Acceptance, EntryAcks, ItemAcks},
     folder::Folder,
     groups::GroupAcceptance,
 };
 use super::{
     Accepted, Committed, GroupAccepted, Limits, StoreError,
-    ack::Ack,
+    ack::{EntryAck, ItemAck},
     lane::{Bounds, Lane},
 };
 use crate::domain::{Block, Clock, Delivery, GroupSend, LogEntry, NetworkKey, Pseudonyms, Send, Timestamp};
@@ -90,8 +90,9 @@ pub struct SqliteStore {
     limits: Limits,
     committed: Committed,
     sends: Lane<Send, Accepted>,
-    acks: Lane<Ack, u32>,
+    acks: Lane<ItemAck, u32>,
     group_sends: Lane<GroupSend, GroupAccepted>,
+    group_acks: Lane<EntryAck, ()>,
 }
 
 impl SqliteStore {
@@ -127,8 +128,9 @@ impl SqliteStore {
             limits,
             committed,
             sends: Lane::start("sends", SENDS, acceptance),
-            acks: Lane::start("acks", ACKS, Acking { writer }),
+            acks: Lane::start("acks", ACKS, ItemAcks { writer: writer.clone() }),
             group_sends: Lane::start("group sends", GROUP_SENDS, group_acceptance),
+            group_acks: Lane::start("group acks", ACKS, EntryAcks { writer }),
         })
     }
 
@@ -173,6 +175,12 @@ impl SqliteStore {
         folder::MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default()
     }
 
+    /// Whether there is a database in `folder`.
+    #[must_use]
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(folder::DATABASE).is_file()
+    }
+
     /// Makes the folder, for its owner alone, if it is missing: for whoever keeps something in it before the store is
     /// opened. Takes no lock.
     ///
@@ -180,11 +188,6 @@ impl SqliteStore {
     /// When the folder cannot be made.
     pub fn make_folder(folder: &Path) -> io::Result<()> {
         folder::make_private(folder)
-    }
-
-    fn submit_ack(&self, ack: Ack) -> BoxFuture<'static, Result<u32, StoreError>> {
-        let weight = ack.weight();
-        self.acks.submit(ack, weight)
     }
 
     fn context(&self, now: Timestamp) -> Context {

@@ -8,7 +8,8 @@ use crate::{
     support::{
         faults::{Line, PrivateRedis, Proxy, nowhere},
         relay::Backend,
-        socket::Socket,
+        socket::{PATIENCE, Socket},
+        wait,
     },
 };
 
@@ -87,5 +88,27 @@ async fn a_redis_that_forgot_gives_no_node_more_than_the_limit() {
     assert_eq!(notes_taken(&here).await, 0, "a node knows what it gave");
     assert!(notes_taken(&there).await <= 3);
     assert_eq!(notes_taken(&there).await, 0);
+    backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_whose_place_in_a_budget_is_being_asked_for_is_answered_before_the_relay_goes() {
+    let Some(backend) = Backend::production().await else { return };
+    let Some(redis) = PrivateRedis::start().await else { return };
+    let proxy = Proxy::to(redis.url().trim_start_matches("redis://")).await;
+    let relay = backend.relay(&[("REDIS_URL", &format!("redis://{}", proxy.address))]).await;
+    let device = registered(&relay.url()).await;
+    let mut socket = Socket::open(&device).await;
+    socket.until("queue_drained").await;
+
+    proxy.turn(Line::Late(Duration::from_millis(100)));
+    let before = redis.keys().await;
+    socket.send(&send_frame(device.user_id, 1)).await;
+    wait::until(PATIENCE, "the frame was read", async || redis.keys().await > before).await;
+    let ((), answered) = tokio::join!(relay.stop(), async {
+        let answered = socket.expect("sent").await["ref"] == "1";
+        (answered, socket.closed().await)
+    });
+    assert_eq!(answered, (true, Some(1001)));
     backend.finish().await;
 }

@@ -1,12 +1,23 @@
 //! What is not restored, and why.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::Path,
+    process::Command,
+};
 
-use super::scripts::{Shelf, backup, borrowed, elsewhere, restore, run};
+use sqlx::{Connection as _, PgConnection};
+
+use super::scripts::{Shelf, backup, borrowed, elsewhere, restore, run, run_in};
 use crate::support::{
     process::RelayProcess,
     relay::{Backend, on_both_backends},
 };
+
+/// A secret of 32 bytes in base64.
+const SECRET: &str = "aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1bnQ=";
 
 on_both_backends! {
     what_does_not_fit_is_refused_and_leaves_nothing,
@@ -91,23 +102,68 @@ async fn an_old_pg_dump_is_refused(backend: &Backend) {
     assert!(process.stop().await.success());
 }
 
-/// A script that read another folder or database than the relay would restore beside it, or back up another one.
-#[test]
-fn scripts_read_a_file_of_settings_as_the_relay_does() {
-    let folder = tempfile::tempdir().unwrap();
-    let text = "A=./data\nB=./data # here\nC=\"./my data\" # quoted\nD='it # is'\n  export E = x  \nF=\nG= # none\n\
-                H=postgres://u:p%40#w@h/d\n#I=no\nJ=first\n";
-    fs::write(folder.path().join(".env"), text).unwrap();
-    let known: BTreeMap<String, String> =
-        dotenvy::from_path_iter(folder.path().join(".env")).unwrap().map(Result::unwrap).collect();
-    assert_eq!(known.len(), 9, "{known:?}");
-    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib/archive.sh");
-    for name in known.keys().map(String::as_str).chain(["I"]) {
-        let mut bash = Command::new("bash");
-        bash.current_dir(folder.path()).env_remove(name);
-        let read =
-            bash.args(["-c", "source \"$0\" && setting \"$1\""]).arg(&library).arg(name).output().unwrap();
-        let expected = known.get(name).map_or("", String::as_str);
-        assert_eq!(String::from_utf8(read.stdout).unwrap(), expected, "{name}");
+/// A script that read other settings than the relay would restore beside it, or back up another store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedded_backup_is_never_made_fit_in_a_database_that_other_settings_name() {
+    let Some(production) = Backend::production().await else { return };
+    let (embedded, shelf) = (Backend::embedded(), Shelf::new());
+    let file = shelf.file("relay.backup");
+    assert!(RelayProcess::start(&embedded, &[]).await.stop().await.success());
+    backup(&embedded, &file).await.ok();
+    fs::write(shelf.file("dsn"), &production.settings(&[])["DATABASE_URL"]).unwrap();
+    fs::write(shelf.file(".env"), "DATABASE_URL_FILE=dsn\n").unwrap();
+    let there = Backend::embedded();
+    let restore = async |own: &[(&str, &str)]| {
+        let mut settings = there.settings(&[("MASTER_SECRET", SECRET), ("TOKEN_SIGNING_KEY", SECRET)]);
+        settings.extend(own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        run_in(&shelf.file(""), "restore", &[&file], settings).await
+    };
+    restore(&[]).await.refused("of another engine");
+    restore(&[("DATABASE_URL", ""), ("DATABASE_URL_FILE", "dsn")]).await.refused("of another engine");
+    restore(&[("DATABASE_URL_FILE", "away")]).await.refused("DATABASE_URL cannot be read");
+    // An empty word takes back what .env says.
+    restore(&[("DATABASE_URL", ""), ("MASTER_SECRET", ""), ("TOKEN_SIGNING_KEY", "")]).await.ok();
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    let mut database = PgConnection::connect(&production.database().unwrap().url()).await.unwrap();
+    let tables: i64 = sqlx::query_scalar(tables).fetch_one(&mut database).await.unwrap();
+    database.close().await.unwrap();
+    assert_eq!(tables, 0, "the database was left alone");
+    production.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_take_a_file_of_settings_as_the_relay_does() {
+    let (backend, shelf) = (Backend::embedded(), Shelf::new());
+    let [file, settings] = ["relay.backup", "restante.toml"].map(|name| shelf.file(name));
+    assert!(RelayProcess::start(&backend, &[]).await.stop().await.success());
+    let run = async |script, folder: &Path| {
+        fs::write(&settings, format!("data_dir = {:?}\n", folder.display().to_string())).unwrap();
+        let arguments = [Path::new("--config"), &settings, &file];
+        run_in(&shelf.file(""), script, &arguments, BTreeMap::new()).await
+    };
+    run("backup", backend.folder()).await.ok();
+    let there = shelf.file("there");
+    run("restore", &there).await.ok();
+    assert!(there.join("restante.db").is_file() && there.join("master.key").is_file());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_root_restores_belongs_to_the_owner_of_the_folder() {
+    const SOMEBODY: u32 = 65_534;
+    let (backend, there, shelf) = (Backend::embedded(), Backend::embedded(), Shelf::new());
+    if chown(there.folder(), Some(SOMEBODY), Some(SOMEBODY)).is_err() {
+        eprintln!("SKIPPED: only root can give a folder away");
+        return;
     }
+    let file = shelf.file("relay.backup");
+    assert!(RelayProcess::start(&backend, &[]).await.stop().await.success());
+    backup(&backend, &file).await.ok();
+    restore(&there, &[], &file).await.ok();
+    let owners = fs::read_dir(there.folder()).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().uid())
+    });
+    let owners: BTreeMap<_, _> = owners.collect();
+    assert!(owners.contains_key("restante.db") && owners.contains_key("master.key"), "{owners:?}");
+    assert!(owners.values().all(|owner| *owner == SOMEBODY), "{owners:?}");
 }

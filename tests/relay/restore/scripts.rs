@@ -30,12 +30,22 @@ impl Ran {
 
 /// Runs `scripts/backup` or `scripts/restore` with these settings alone.
 pub async fn run(script: &str, file: &Path, settings: BTreeMap<String, String>) -> Ran {
+    let cwd = tempfile::tempdir().unwrap();
+    run_in(cwd.path(), script, &[file], settings).await
+}
+
+/// [`run`], in a folder that may have settings too.
+pub async fn run_in(
+    cwd: &Path,
+    script: &str,
+    arguments: &[&Path],
+    settings: BTreeMap<String, String>,
+) -> Ran {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
-    let file = file.to_owned();
+    let (cwd, arguments) = (cwd.to_owned(), arguments.iter().map(PathBuf::from).collect::<Vec<_>>());
     let output = tokio::task::spawn_blocking(move || {
-        let cwd = tempfile::tempdir().unwrap();
         let mut command = Command::new("bash");
-        command.arg(path).arg(file).current_dir(cwd.path()).stdin(Stdio::null());
+        command.arg(path).args(arguments).current_dir(cwd).stdin(Stdio::null());
         command.env_clear().envs(settings).env("PATH", std::env::var_os("PATH").unwrap());
         command.env("RESTANTE", env!("CARGO_BIN_EXE_restante")).output().unwrap()
     });

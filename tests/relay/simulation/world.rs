@@ -215,7 +215,7 @@ async fn node(ground: Ground, backend: &Backend, redis: Option<&PrivateRedis>) -
         ("ACCESS_TOKEN_TTL_SECONDS", "86400".to_owned()),
         ("WS_HEARTBEAT_INTERVAL", "1".to_owned()),
         ("WS_CLIENT_TIMEOUT", "3".to_owned()),
-        ("MAX_DB_CONNECTIONS", "5".to_owned()),
+        ("MAX_DB_CONNECTIONS", "6".to_owned()),
         ("RUST_LOG", "error".to_owned()),
     ];
     // Budgets are shared by nodes whose clocks agree about the minute, and these do not.

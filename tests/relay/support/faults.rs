@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
 };
 
@@ -55,6 +55,15 @@ impl PrivateRedis {
         let mut answer = [0; 5];
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"+OK\r\n");
+    }
+
+    /// How many keys it has.
+    pub(crate) async fn keys(&self) -> u64 {
+        let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).await.unwrap());
+        stream.write_all(b"DBSIZE\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await.unwrap();
+        answer.trim_start_matches(':').trim_end().parse().unwrap()
     }
 
     async fn ready(&mut self) {

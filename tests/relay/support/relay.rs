@@ -83,7 +83,7 @@ impl Backend {
             ("PORT", "0".to_owned()),
             ("WORKERS", "1".to_owned()),
             ("SHUTDOWN_TIMEOUT", "5".to_owned()),
-            ("MAX_DB_CONNECTIONS", "5".to_owned()),
+            ("MAX_DB_CONNECTIONS", "6".to_owned()),
             ("DATA_DIR", self.folder.path().display().to_string()),
         ];
         // Every test device calls from one address and is younger than a day: tests of the limits set their own.

@@ -37,7 +37,7 @@ use crate::{
     store::{
         Advance, Advanced, Allowed, GroupAccepted, GroupActs, GroupCreated, GroupReset, HandshakeState,
         Invite, LogPage, NewGroup, NewProposals, Proposed, Report, RosterChange, RosterChanged, Standing,
-        StoreError, StoredCommit, ack::Ack,
+        StoreError, StoredCommit, ack::EntryAck,
     },
 };
 
@@ -124,7 +124,9 @@ impl GroupActs for PostgresStore {
     }
 
     async fn ack_entries(&self, device: DeviceNo, acks: &[(GroupId, Position)]) -> Result<(), StoreError> {
-        self.submit_ack(Ack::Entries(device, acks.to_vec())).await.map(drop)
+        let ack = EntryAck { device, entries: acks.to_vec() };
+        let weight = ack.weight();
+        self.group_acks.submit(ack, weight).await
     }
 
     async fn groups_of(
