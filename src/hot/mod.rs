@@ -226,16 +226,16 @@ pub trait Hot: Send + Sync {
         Ok(self.lease(budget, quota, 1, now).await?.drawn(quota, now))
     }
 
-    /// Counts a holder among those of a crowd for `life` from now on, by the engine's own clock; one that is counted
-    /// already goes on. False, and nothing is done, when `most` others are counted. Of two that race for the last place
-    /// one gets it.
+    /// Counts a holder of this node among those of a crowd for `life` from now on, by the engine's own clock; one that is
+    /// counted already goes on, and one that other nodes hold as well is counted once. False, and nothing is done, when
+    /// `most` others are counted. Of two that race for the last place one gets it.
     async fn hold(&self, crowd: BudgetKey, holder: Uuid, most: u32, life: Duration)
     -> Result<bool, HotError>;
 
-    /// Counts these holders in their crowds for another `life`, however many there are.
+    /// Counts these holders of this node in their crowds for another `life`, however many there are.
     async fn renew(&self, held: &[(BudgetKey, Uuid)], life: Duration) -> Result<(), HotError>;
 
-    /// Counts these holders no longer.
+    /// Counts these holders of this node no longer: those that another node holds go on.
     async fn release(&self, held: &[(BudgetKey, Uuid)]) -> Result<(), HotError>;
 
     /// Asks the engine whether it is reachable.

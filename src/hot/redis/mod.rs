@@ -34,6 +34,7 @@ use uuid::Uuid;
 
 use self::{
     codec::NodeId,
+    crowd::Crowds,
     fault::Fault,
     listener::Listener,
     names::{Names, Topic},
@@ -63,7 +64,7 @@ pub struct RedisHot {
     names: Names,
     way: Arc<Way>,
     budgets: Script,
-    crowds: Script,
+    crowds: Crowds,
     wishes: Wishes,
     tasks: TaskTracker,
     closed: CancellationToken,
@@ -92,7 +93,7 @@ impl RedisHot {
         let tasks = TaskTracker::new();
         tasks.spawn_on(closed.clone().run_until_cancelled_owned(subscriber.run()), &runtime);
         tasks.close();
-        let (budgets, crowds) = (budget::script(), crowd::script());
+        let (budgets, crowds) = (budget::script(), Crowds::of(node));
         Ok(Self { node, names, way, budgets, crowds, wishes, tasks, closed })
     }
 
@@ -291,15 +292,15 @@ impl Hot for RedisHot {
         most: u32,
         life: Duration,
     ) -> Result<bool, HotError> {
-        Ok(crowd::hold(&self.crowds, &self.way, &self.names, (crowd, holder), most, life).await?)
+        Ok(self.crowds.hold(&self.way, &self.names, (crowd, holder), most, life).await?)
     }
 
     async fn renew(&self, held: &[(BudgetKey, Uuid)], life: Duration) -> Result<(), HotError> {
-        Ok(crowd::renew(&self.crowds, &self.way, &self.names, held, life).await?)
+        Ok(self.crowds.renew(&self.way, &self.names, held, life).await?)
     }
 
     async fn release(&self, held: &[(BudgetKey, Uuid)]) -> Result<(), HotError> {
-        Ok(crowd::release(&self.way, &self.names, held).await?)
+        Ok(self.crowds.release(&self.way, &self.names, held).await?)
     }
 
     async fn check(&self) -> Result<(), HotError> {
