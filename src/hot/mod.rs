@@ -211,8 +211,9 @@ pub trait Hot: Send + Sync {
     /// The state of a group, if the one that is kept has this BLAKE3 digest; never another one.
     async fn state(&self, group: GroupId, digest: [u8; 32]) -> Result<Option<Bytes>, HotError>;
 
-    /// Takes as many places in a budget as there are, at most `most`. All nodes share it when the engine spans nodes, and
-    /// of two that race for the last place one gets it. A budget that nobody takes from is forgotten after its period.
+    /// Takes as many places in a budget as there are, at most `most`. All nodes share it when the engine spans nodes,
+    /// whatever their clocks show, and of two that race for the last place one gets it. `now` and what the lease tells are
+    /// by the caller's clock. A budget that nobody takes from is forgotten after its period.
     async fn lease(
         &self,
         budget: BudgetKey,

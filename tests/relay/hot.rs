@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 mod budgets;
+mod clocks;
 mod cluster;
 mod crowds;
 mod groups;
