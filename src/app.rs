@@ -143,7 +143,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
         store.close().await;
         return Err(error.into());
     }
-    crew.spawn("blocks", blocks.follow(stop()));
+    crew.spawn("blocks", jobs::follow_blocks(blocks, stop()));
     crew.spawn("crowds", Arc::clone(&parts.crowds).keep(stop()));
     let patience = config.shutdown_timeout;
     let scheme = if certificate.is_some() { "https" } else { "http" };
