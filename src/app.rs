@@ -109,7 +109,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
     let pseudonyms = Pseudonyms::new(secrets.key_for(b"audit pseudonyms"));
     let (store, store_name) = open_store(&config, committed, &clock, pseudonyms).await?;
     let sessions = Arc::new(Sessions::default());
-    let (engine, engine_name) = open_hot(&config, &sessions)?;
+    let (engine, engine_name) = open_hot(&config, &sessions, clock.as_ref())?;
     let switchboard = Switchboard::new(sessions, engine);
     let tokens = Tokens::new(&config.relay_name, &secrets.signing, config.access_token_life);
     let open = config.auth_mode == AuthMode::Open;
@@ -146,7 +146,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, Start
         store.close().await;
         return Err(error.into());
     }
-    crew.spawn("blocks", blocks.follow(stop()));
+    crew.spawn("blocks", jobs::follow_blocks(blocks, stop()));
     crew.spawn("crowds", Arc::clone(&parts.crowds).keep(stop()));
     let patience = config.shutdown_timeout;
     let scheme = if certificate.is_some() { "https" } else { "http" };
@@ -265,12 +265,18 @@ async fn open_store(
     Ok((Arc::new(store), format!("SQLite in {}", config.data_dir.display())))
 }
 
-fn open_hot(config: &Config, sessions: &Arc<Sessions>) -> Result<(Arc<dyn Hot>, &'static str), HotError> {
+fn open_hot(
+    config: &Config,
+    sessions: &Arc<Sessions>,
+    clock: &dyn Clock,
+) -> Result<(Arc<dyn Hot>, &'static str), HotError> {
     let doorbell = Arc::clone(sessions);
-    Ok(match &config.redis_url {
-        Some(url) => (Arc::new(RedisHot::connect(url, &config.redis_prefix, doorbell)?), "Redis"),
-        None => (Arc::new(local::LocalHot::join(&local::LocalHub::new(), doorbell)), "in-process"),
-    })
+    let Some(url) = &config.redis_url else {
+        return Ok((Arc::new(local::LocalHot::join(&local::LocalHub::new(), doorbell)), "in-process"));
+    };
+    let redis = RedisHot::connect(url, &config.redis_prefix, doorbell)?;
+    let redis = if clock.is_common() { redis.by_callers_time() } else { redis };
+    Ok((Arc::new(redis), "Redis"))
 }
 
 /// Applies the migrations that are missing, and nothing else.

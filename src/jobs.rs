@@ -1,4 +1,5 @@
-//! What runs beside the requests, on every node: the reconciler, the poll of revocations, expiry, the figures' upkeep.
+//! What runs beside the requests, on every node: the reconciler, the polls of revocations and
+//! blocks, expiry, the figures' upkeep.
 
 use std::{
     future::Future,
@@ -12,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    abuse::Blocks,
     auth::Authority,
     domain::Clock,
     hot::{Overlooked, Switchboard},
@@ -25,6 +27,9 @@ pub const RECONCILE_EVERY: Duration = Duration::from_secs(2);
 
 /// How often revocations are read.
 pub const REVOCATIONS_EVERY: Duration = Duration::from_millis(500);
+
+/// How often blocks are read, and so how soon every node follows.
+const BLOCKS_EVERY: Duration = Duration::from_secs(1);
 
 /// How often expiry runs. What has expired is not given out meanwhile.
 pub const EXPIRE_EVERY: Duration = Duration::from_secs(5);
@@ -74,6 +79,11 @@ pub async fn follow_revocations(
         Ok(())
     })
     .await;
+}
+
+/// Shuts networks out on this node that another one blocked, and lets those in again whose blocks an operator lifted.
+pub async fn follow_blocks(blocks: Arc<Blocks>, stop: CancellationToken) {
+    every("blocks", BLOCKS_EVERY, stop, "blocks could not be read", || blocks.read()).await;
 }
 
 /// Erases what has expired and forgets what has had its time, batch by batch.

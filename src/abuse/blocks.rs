@@ -5,12 +5,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
     time::Duration,
 };
 
-use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use crate::{
     domain::{Block, Clock, Drawn, Network, NetworkKey, NetworkKeys, Quota, Timestamp},
@@ -18,9 +17,6 @@ use crate::{
     metrics,
     store::{MOST_BLOCKS, Store, StoreError},
 };
-
-/// How often blocks are read, and so how soon every node follows.
-const READ_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the store is waited for, by somebody who is refused.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -41,17 +37,75 @@ pub struct Blocks {
 #[derive(Default)]
 struct Known {
     /// As the store has them, and those entered here since it was read.
-    stored: HashMap<NetworkKey, Timestamp>,
-    /// How often the store was asked or told, so that an older answer does not undo what came after it.
-    turn: u64,
+    stored: Entries,
     /// Those that the store could not be told of; its word counts as soon as it answers again.
-    alone: HashMap<NetworkKey, Block>,
+    alone: Entries,
+    /// How many were entered here, so that an answer that is older than one of them does not undo it.
+    turn: u64,
+}
+
+/// Blocks by network, at most [`MOST_BLOCKS`]: past them that one goes which ends the soonest, as it does where the store is
+/// read.
+#[derive(Default)]
+struct Entries(HashMap<NetworkKey, Entry>);
+
+struct Entry {
+    block: Block,
+    /// The turn in which it was entered.
+    turn: u64,
 }
 
 impl Known {
     fn until(&self, network: NetworkKey) -> Option<Timestamp> {
-        let alone = self.alone.get(&network).map(|block| block.until);
-        self.stored.get(&network).copied().max(alone)
+        [&self.stored, &self.alone]
+            .into_iter()
+            .filter_map(|entries| entries.get(network))
+            .map(|it| it.until)
+            .max()
+    }
+
+    fn enter_stored(&mut self, block: Block) {
+        self.turn += 1;
+        self.stored.enter(block, self.turn);
+    }
+
+    fn enter_alone(&mut self, network: NetworkKey, now: Timestamp) {
+        self.turn += 1;
+        self.alone.enter(Block::after(self.alone.get(network), network, now), self.turn);
+    }
+
+    /// Takes over what the store had in this turn. What was entered since is not in it, or is the same.
+    fn take_over(&mut self, blocks: Vec<Block>, turn: u64) {
+        let newer = std::mem::take(&mut self.stored).since(turn);
+        for block in blocks {
+            self.stored.enter(block, turn);
+        }
+        for Entry { block, turn } in newer.0.into_values() {
+            self.stored.enter(block, turn);
+        }
+        self.alone = std::mem::take(&mut self.alone).since(turn);
+    }
+}
+
+impl Entries {
+    fn get(&self, network: NetworkKey) -> Option<Block> {
+        self.0.get(&network).map(|entry| entry.block)
+    }
+
+    fn enter(&mut self, block: Block, turn: u64) {
+        self.0.insert(block.network, Entry { block, turn });
+        if self.0.len() > MOST_BLOCKS as usize
+            && let Some((soonest, _)) = self.0.iter().min_by_key(|(_, entry)| entry.block.until)
+        {
+            let soonest = *soonest;
+            self.0.remove(&soonest);
+        }
+    }
+
+    /// Those that were entered after this turn.
+    fn since(mut self, turn: u64) -> Self {
+        self.0.retain(|_, entry| entry.turn > turn);
+        self
     }
 }
 
@@ -77,7 +131,7 @@ impl Blocks {
     #[must_use]
     pub fn left(&self, network: Network) -> Option<Duration> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if known.stored.is_empty() && known.alone.is_empty() {
+        if known.stored.0.is_empty() && known.alone.0.is_empty() {
             return None;
         }
         let (until, now) = (known.until(self.names.of(network))?, self.clock.now());
@@ -103,22 +157,9 @@ impl Blocks {
         metrics::blocks_begun(1);
         let Ok(Ok(block)) = timeout(PATIENCE, self.store.block(key, now)).await else {
             tracing::debug!("the store could not be told of a block; this node blocks alone");
-            return self.block_alone(key, now);
+            return self.known_now().enter_alone(key, now);
         };
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.turn += 1;
-        known.stored.insert(key, block.until);
-    }
-
-    fn block_alone(&self, key: NetworkKey, now: Timestamp) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.alone.len() >= MOST_BLOCKS as usize {
-            known.alone.retain(|_, block| block.until > now);
-        }
-        let block = Block::after(known.alone.get(&key).copied(), key, now);
-        if known.alone.len() < MOST_BLOCKS as usize {
-            known.alone.insert(key, block);
-        }
+        self.known_now().enter_stored(block);
     }
 
     /// Reads the blocks, those that an operator lifted not being among them.
@@ -128,22 +169,68 @@ impl Blocks {
     pub async fn read(&self) -> Result<(), StoreError> {
         let asked_in = self.known.read().unwrap_or_else(PoisonError::into_inner).turn;
         let blocks = self.store.blocks(self.clock.now()).await?;
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.turn == asked_in {
-            known.stored = blocks.into_iter().map(|block| (block.network, block.until)).collect();
-            known.alone.clear();
-        }
+        self.known_now().take_over(blocks, asked_in);
         Ok(())
     }
 
-    /// Reads the blocks again and again, until stopped.
-    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = interval(READ_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            if let Err(error) = self.read().await {
-                tracing::warn!(%error, "blocks could not be read");
-            }
+    fn known_now(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    fn key(number: u32) -> NetworkKey {
+        NetworkKey(u128::from(number).to_be_bytes())
+    }
+
+    fn block(number: u32, seconds: u64) -> Block {
+        Block { network: key(number), level: 1, until: NOW.plus(Duration::from_secs(seconds)) }
+    }
+
+    #[test]
+    fn an_answer_is_taken_over_and_what_was_entered_since_it_was_asked_for_stays() {
+        let mut known = Known::default();
+        known.enter_stored(block(1, 60));
+        known.enter_alone(key(2), NOW);
+        let asked_in = known.turn;
+        known.enter_stored(block(3, 60));
+        known.enter_alone(key(4), NOW);
+        known.take_over(vec![block(5, 60)], asked_in);
+        let blocked =
+            |known: &Known| (1..=5).filter(|number| known.until(key(*number)).is_some()).collect::<Vec<_>>();
+        assert_eq!(blocked(&known), [3, 4, 5], "the store has lifted the others, or never knew");
+        known.take_over(vec![block(3, 60)], known.turn);
+        assert_eq!(blocked(&known), [3]);
+    }
+
+    #[test]
+    fn new_blocks_during_every_answer_starve_none_of_them() {
+        let mut known = Known::default();
+        for round in 0..10 {
+            let asked_in = known.turn;
+            known.enter_stored(block(round, 60));
+            known.take_over(vec![block(100 + round, 60)], asked_in);
+            assert!(known.until(key(100 + round)).is_some());
+            assert_eq!(known.stored.0.len(), 2, "what is lifted goes");
         }
+    }
+
+    #[test]
+    fn of_too_many_blocks_those_are_known_that_end_the_latest() {
+        let (mut known, most) = (Known::default(), MOST_BLOCKS);
+        let answer = (0..most).map(|number| block(number, u64::from(number) + 1)).collect();
+        known.take_over(answer, 0);
+        known.enter_stored(block(most, 1_000_000));
+        assert_eq!(known.until(key(0)), None);
+        assert!(known.until(key(1)).is_some() && known.until(key(most)).is_some());
+        for number in 0..=most {
+            known.alone.enter(block(number, 60), 0);
+        }
+        assert_eq!((known.stored.0.len(), known.alone.0.len()), (most as usize, most as usize));
     }
 }

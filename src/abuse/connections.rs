@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::{
     config::RateLimits,
-    domain::{Network, UserId},
+    domain::{BudgetKey, Caller, Network},
     hot::{Budgets, Crowds, Hold},
     metrics,
 };
@@ -54,26 +56,35 @@ impl Connections {
         }
     }
 
-    /// Takes the places of a socket that is to be opened.
+    /// Takes the places of a socket that is to be opened by a device. A device has one place, however many of its sockets
+    /// are still ending and on whichever nodes, so that it comes back although the node of its last socket was killed.
     ///
     /// # Errors
     /// Of whom there are too many; no place is taken then.
-    pub async fn open(&self, network: Option<Network>, user: UserId) -> Result<Connection, Full> {
+    pub async fn open(&self, network: Option<Network>, caller: &Caller) -> Result<Connection, Full> {
         let of_network = match network {
             Some(network) => {
                 let crowd = self.budgets.name("sockets of a network", &[&network.0]);
-                let hold = self.crowds.hold(crowd, self.limits.connections_per_address).await;
-                Some(hold.ok_or(Full::Network).inspect_err(|full| tripped(*full))?)
+                let most = self.limits.connections_per_address;
+                Some(self.hold(crowd, caller, most).await.ok_or_else(|| tripped(Full::Network))?)
             }
             None => None,
         };
-        let crowd = self.budgets.name("sockets of a user", &[user.uuid().as_bytes()]);
-        let of_user = self.crowds.hold(crowd, self.limits.connections_per_user).await;
-        let of_user = of_user.ok_or(Full::User).inspect_err(|full| tripped(*full))?;
+        let crowd = self.budgets.name("sockets of a user", &[caller.user_id.uuid().as_bytes()]);
+        let of_user = self.hold(crowd, caller, self.limits.connections_per_user).await;
+        let of_user = of_user.ok_or_else(|| tripped(Full::User))?;
         Ok(Connection { _of_network: of_network, _of_user: of_user })
+    }
+
+    async fn hold(&self, crowd: BudgetKey, caller: &Caller, most: u32) -> Option<Hold> {
+        // By the crowd too, so that nobody who reads hot state sees the same device in two of them.
+        let of = [crowd.0.as_slice(), &caller.device_no.0.to_be_bytes()];
+        let holder = Uuid::from_bytes(self.budgets.name("socket of a device", &of).0);
+        self.crowds.hold(crowd, holder, most).await
     }
 }
 
-fn tripped(full: Full) {
+fn tripped(full: Full) -> Full {
     metrics::limit_tripped(LIMIT, full.word(), 1);
+    full
 }

@@ -68,7 +68,8 @@ impl Parts {
         let groups = Arc::new(ground.groups(config));
         let (store, switchboard, clock) = ground.shared();
         let (draining, started) = (AtomicBool::new(false), Instant::now());
-        let health = Health { store, switchboard, clock, draining, started };
+        let reports = Arc::default();
+        let health = Health { store, switchboard, clock, draining, started, reports };
         let crowds = Crowds::new(Arc::clone(ground.switchboard.engine()));
         let doors = ground.doors(config, &budgets, &crowds);
         let (paces, blocks) = (Arc::clone(&doors.paces), Arc::clone(&doors.blocks));

@@ -64,6 +64,11 @@ impl Timestamp {
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The time now.
     fn now(&self) -> Timestamp;
+
+    /// Whether all nodes read this very clock. Those of machines are apart by as much as nobody knows.
+    fn is_common(&self) -> bool {
+        false
+    }
 }
 
 /// The machine's clock.
@@ -79,7 +84,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that a test sets and moves.
+/// A clock that a test sets and moves, for all of its nodes.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
 
@@ -104,5 +109,9 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+
+    fn is_common(&self) -> bool {
+        true
     }
 }

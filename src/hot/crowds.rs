@@ -1,7 +1,7 @@
 //! How many of something there are at the same time over all nodes: open sockets of a network, of a user.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map::Entry},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -23,21 +23,27 @@ const LIFE: Duration = Duration::from_mins(1);
 /// How often the holders of this node are renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(20);
 
+/// A crowd, and who is in it.
+type Place = (BudgetKey, Uuid);
+
+/// Of each crowd its holders, and how often each holds its one place.
+type Held = HashMap<BudgetKey, HashMap<Uuid, usize>>;
+
 /// The crowds of the hot engine, and so of all nodes together, while it answers. What this node holds is counted here in any
 /// case, so that no node alone ever holds more than the most.
 pub struct Crowds {
     engine: Arc<dyn Hot>,
     reach: Reach,
-    here: Mutex<HashMap<BudgetKey, HashSet<Uuid>>>,
+    here: Mutex<Held>,
     /// Let go here, and not yet at the engine. Never more than were held.
-    gone: Mutex<Vec<(BudgetKey, Uuid)>>,
+    gone: Mutex<Vec<Place>>,
     let_go: Notify,
 }
 
 /// A place in a crowd, until it is dropped.
 pub struct Hold {
     crowds: Arc<Crowds>,
-    place: (BudgetKey, Uuid),
+    place: Place,
 }
 
 impl Crowds {
@@ -53,24 +59,39 @@ impl Crowds {
         })
     }
 
-    /// Takes a place in a crowd. None when `most` are taken. Costs a call of the engine, for at most a quarter of a second.
-    pub async fn hold(self: &Arc<Self>, crowd: BudgetKey, most: u32) -> Option<Hold> {
-        let hold = self.hold_here(crowd, most)?;
-        let (crowd, holder) = hold.place;
+    /// Takes a place in a crowd for a holder, who has only one, however often and on however many nodes it is held. None
+    /// when `most` others have theirs. Costs a call of the engine, for at most a quarter of a second.
+    pub async fn hold(self: &Arc<Self>, crowd: BudgetKey, holder: Uuid, most: u32) -> Option<Hold> {
+        let hold = self.hold_here(crowd, holder, most)?;
         let counted = self.reach.ask(self.engine.hold(crowd, holder, most, LIFE)).await;
         // Where the engine is away this node's own count stands.
         (counted != Some(false)).then_some(hold)
     }
 
-    fn hold_here(self: &Arc<Self>, crowd: BudgetKey, most: u32) -> Option<Hold> {
+    fn hold_here(self: &Arc<Self>, crowd: BudgetKey, holder: Uuid, most: u32) -> Option<Hold> {
         let mut here = self.here();
-        let holders = here.entry(crowd).or_default();
-        if holders.len() >= most as usize {
+        let is_full = here.get(&crowd).map_or(0, HashMap::len) >= most as usize;
+        if is_full && !is_held(&here, (crowd, holder)) {
             return None;
         }
-        let place = (crowd, Uuid::new_v4());
-        holders.insert(place.1);
-        Some(Hold { crowds: Arc::clone(self), place })
+        *here.entry(crowd).or_default().entry(holder).or_default() += 1;
+        Some(Hold { crowds: Arc::clone(self), place: (crowd, holder) })
+    }
+
+    /// Lets a place go; whether nobody here holds it any more.
+    fn let_go_here(&self, (crowd, holder): Place) -> bool {
+        let mut here = self.here();
+        let Entry::Occupied(mut holders) = here.entry(crowd) else { return true };
+        let Entry::Occupied(mut held) = holders.get_mut().entry(holder) else { return true };
+        *held.get_mut() -= 1;
+        if *held.get() > 0 {
+            return false;
+        }
+        held.remove();
+        if holders.get().is_empty() {
+            holders.remove();
+        }
+        true
     }
 
     /// Renews what this node holds and lets the engine know what it let go, until stopped.
@@ -91,7 +112,7 @@ impl Crowds {
         let held: Vec<_> = self
             .here()
             .iter()
-            .flat_map(|(crowd, holders)| holders.iter().map(move |holder| (*crowd, *holder)))
+            .flat_map(|(crowd, holders)| holders.keys().map(move |holder| (*crowd, *holder)))
             .collect();
         if !held.is_empty() {
             note(self.engine.renew(&held, LIFE).await);
@@ -101,15 +122,26 @@ impl Crowds {
     }
 
     async fn release(&self) {
-        let gone = mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut gone = mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner));
+        gone.retain(|place| !is_held(&self.here(), *place));
+        if gone.is_empty() {
+            return;
+        }
+        note(self.engine.release(&gone).await);
+        // Who came back in the meantime has lost its place by this.
+        gone.retain(|place| is_held(&self.here(), *place));
         if !gone.is_empty() {
-            note(self.engine.release(&gone).await);
+            note(self.engine.renew(&gone, LIFE).await);
         }
     }
 
-    fn here(&self) -> MutexGuard<'_, HashMap<BudgetKey, HashSet<Uuid>>> {
+    fn here(&self) -> MutexGuard<'_, Held> {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_held(here: &Held, (crowd, holder): Place) -> bool {
+    here.get(&crowd).is_some_and(|holders| holders.contains_key(&holder))
 }
 
 /// What the engine was not told it forgets by itself.
@@ -121,16 +153,55 @@ fn note(told: Result<(), HotError>) {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let (crowd, holder) = self.place;
-        let mut here = self.crowds.here();
-        if let Some(holders) = here.get_mut(&crowd) {
-            holders.remove(&holder);
-            if holders.is_empty() {
-                here.remove(&crowd);
-            }
+        if !self.crowds.let_go_here(self.place) {
+            return;
         }
-        drop(here);
         self.crowds.gone.lock().unwrap_or_else(PoisonError::into_inner).push(self.place);
         self.crowds.let_go.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hot::{
+        Sessions,
+        local::{LocalHot, LocalHub},
+    };
+
+    const CROWD: BudgetKey = BudgetKey([1; 16]);
+    const ALICE: Uuid = Uuid::from_u128(1);
+    const BOB: Uuid = Uuid::from_u128(2);
+
+    fn node(hub: &Arc<LocalHub>) -> Arc<Crowds> {
+        Crowds::new(Arc::new(LocalHot::join(hub, Arc::new(Sessions::default()))))
+    }
+
+    #[tokio::test]
+    async fn a_holder_has_one_place_until_it_lets_go_of_it_everywhere() {
+        let hub = LocalHub::new();
+        let (one, two) = (node(&hub), node(&hub));
+        let older = one.hold(CROWD, ALICE, 1).await.unwrap();
+        let newer = one.hold(CROWD, ALICE, 1).await.expect("it is counted already");
+        let newest = two.hold(CROWD, ALICE, 1).await.expect("on whichever node");
+        for hold in [older, newer] {
+            drop(hold);
+            one.release().await;
+            assert!(one.hold(CROWD, BOB, 1).await.is_none());
+        }
+        assert!(one.here().is_empty());
+        drop(newest);
+        two.release().await;
+        assert!(one.hold(CROWD, BOB, 1).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn who_lets_go_and_comes_back_at_once_is_counted() {
+        let hub = LocalHub::new();
+        let (one, two) = (node(&hub), node(&hub));
+        drop(one.hold(CROWD, ALICE, 1).await);
+        let _back = one.hold(CROWD, ALICE, 1).await.unwrap();
+        one.release().await;
+        assert!(two.hold(CROWD, BOB, 1).await.is_none());
     }
 }

@@ -54,11 +54,12 @@ impl Leases {
         self.kept.len() < self.most
     }
 
-    /// Spends the first place of a fresh lease and keeps the rest. Nothing of an older one is worth anything then, or it
-    /// would have been spent.
+    /// Spends the first place of a fresh lease and keeps the rest, unless another one came meanwhile that is worth more:
+    /// together they could be worth more than the budget misses.
     pub(super) fn take(&mut self, budget: BudgetKey, quota: Quota, lease: Lease, now: Timestamp) -> Spent {
         let rest = Lease { places: lease.places.saturating_sub(1), ..lease };
-        if self.has_room(budget, now) {
+        let other = self.kept.get(&budget).map_or(0, |other| worth(*other, quota, now));
+        if other <= worth(rest, quota, now) && self.has_room(budget, now) {
             self.kept.insert(budget, rest);
         }
         if lease.places > 0 {

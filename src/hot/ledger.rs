@@ -1,8 +1,11 @@
 //! Budgets in this process: the local engine's, and what a node counts by while its engine is away.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
-use crate::domain::{BudgetKey, Drawn, Lease, Quota, Timestamp};
+use crate::domain::{BudgetKey, Lease, Quota, Timestamp};
 
 /// How many budgets of one period a ledger keeps.
 pub(super) const BUDGETS: usize = 1 << 16;
@@ -46,9 +49,9 @@ impl Ledger {
         lease
     }
 
-    /// Takes one place.
-    pub(super) fn draw(&mut self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Drawn {
-        self.lease(budget, quota, 1, now).drawn(quota, now)
+    /// How long it takes until there is a place; nothing when there is one.
+    pub(super) fn wait(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Duration {
+        self.kept.get(&budget).map_or(Duration::ZERO, |kept| quota.wait(kept.until, now))
     }
 
     fn put(&mut self, budget: BudgetKey, fresh: Kept) {
@@ -88,13 +91,19 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::Drawn;
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    impl Ledger {
+        /// Takes one place.
+        fn draw(&mut self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Drawn {
+            self.lease(budget, quota, 1, now).drawn(quota, now)
+        }
+    }
 
     fn key(number: u32) -> BudgetKey {
         BudgetKey(u128::from(number).to_be_bytes())

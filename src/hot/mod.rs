@@ -211,8 +211,9 @@ pub trait Hot: Send + Sync {
     /// The state of a group, if the one that is kept has this BLAKE3 digest; never another one.
     async fn state(&self, group: GroupId, digest: [u8; 32]) -> Result<Option<Bytes>, HotError>;
 
-    /// Takes as many places in a budget as there are, at most `most`. All nodes share it when the engine spans nodes, and
-    /// of two that race for the last place one gets it. A budget that nobody takes from is forgotten after its period.
+    /// Takes as many places in a budget as there are, at most `most`. All nodes share it when the engine spans nodes,
+    /// whatever their clocks show, and of two that race for the last place one gets it. `now` and what the lease tells are
+    /// by the caller's clock. A budget that nobody takes from is forgotten after its period.
     async fn lease(
         &self,
         budget: BudgetKey,
@@ -226,16 +227,16 @@ pub trait Hot: Send + Sync {
         Ok(self.lease(budget, quota, 1, now).await?.drawn(quota, now))
     }
 
-    /// Counts a holder among those of a crowd for `life` from now on, by the engine's own clock; one that is counted
-    /// already goes on. False, and nothing is done, when `most` others are counted. Of two that race for the last place
-    /// one gets it.
+    /// Counts a holder of this node among those of a crowd for `life` from now on, by the engine's own clock; one that is
+    /// counted already goes on, and one that other nodes hold as well is counted once. False, and nothing is done, when
+    /// `most` others are counted. Of two that race for the last place one gets it.
     async fn hold(&self, crowd: BudgetKey, holder: Uuid, most: u32, life: Duration)
     -> Result<bool, HotError>;
 
-    /// Counts these holders in their crowds for another `life`, however many there are.
+    /// Counts these holders of this node in their crowds for another `life`, however many there are.
     async fn renew(&self, held: &[(BudgetKey, Uuid)], life: Duration) -> Result<(), HotError>;
 
-    /// Counts these holders no longer.
+    /// Counts these holders of this node no longer: those that another node holds go on.
     async fn release(&self, held: &[(BudgetKey, Uuid)]) -> Result<(), HotError>;
 
     /// Asks the engine whether it is reachable.

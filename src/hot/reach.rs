@@ -1,7 +1,7 @@
 //! Whether the engine is worth waiting for, where somebody waits for each answer.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -10,16 +10,25 @@ use tokio::time::{Instant, timeout};
 use super::HotError;
 
 /// How long an answer is waited for: many times what a well engine needs, and not long for whoever sends a message.
-const PATIENCE: Duration = Duration::from_millis(250);
+pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 
 /// After a failure nobody asks for this long, and then one asks for all.
 const REST: Duration = Duration::from_secs(1);
 
-/// An engine that is not asked while it is away, so that nobody waits for it in vain but one in each rest.
+/// An engine that is not asked while it is away or slow, so that nobody waits for it in vain but one in each rest.
 pub(super) struct Reach {
     patience: Duration,
     rest: Duration,
     away_until: Mutex<Option<Instant>>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+enum Asker {
+    /// Somebody, while the engine is there as far as is known.
+    OneOfMany,
+    /// The one who finds out after a rest whether it is back.
+    Scout,
 }
 
 impl Default for Reach {
@@ -31,36 +40,48 @@ impl Default for Reach {
 impl Reach {
     /// The engine's answer. None when it is away, failed or did not answer in time; whether it acted is not known then.
     pub(super) async fn ask<T>(&self, act: impl Future<Output = Result<T, HotError>>) -> Option<T> {
-        if !self.may_ask() {
-            return None;
-        }
-        let answer = timeout(self.patience, act).await;
-        let answered = match answer {
-            Ok(Ok(answer)) => Some(answer),
-            Ok(Err(error)) => {
-                tracing::debug!(error = %error.0, "this node counts alone");
-                None
+        let asker = self.asker()?;
+        match timeout(self.patience, act).await {
+            Ok(Ok(answer)) => {
+                self.answered(asker);
+                return Some(answer);
             }
-            Err(_) => None,
-        };
-        self.set(answered.is_none().then(|| Instant::now() + self.rest));
-        answered
+            Ok(Err(error)) => tracing::debug!(error = %error.0, "this node counts alone"),
+            Err(_) => tracing::debug!("hot state is slow; this node counts alone"),
+        }
+        self.failed();
+        None
     }
 
-    /// Whether the engine is there, as far as is known, or this caller is the one to find out.
-    fn may_ask(&self) -> bool {
-        let mut away_until = self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(until) = *away_until else { return true };
+    /// As what this caller asks; none when the engine rests.
+    fn asker(&self) -> Option<Asker> {
+        let mut away_until = self.away_until();
+        let Some(until) = *away_until else { return Some(Asker::OneOfMany) };
         let now = Instant::now();
         if now < until {
-            return false;
+            return None;
         }
         *away_until = Some(now + self.rest);
-        true
+        Some(Asker::Scout)
     }
 
-    fn set(&self, away_until: Option<Instant>) {
-        *self.away_until.lock().unwrap_or_else(PoisonError::into_inner) = away_until;
+    /// An answer to what was asked before the rest began says nothing of the engine since.
+    fn answered(&self, asker: Asker) {
+        if matches!(asker, Asker::Scout) {
+            *self.away_until() = None;
+        }
+    }
+
+    /// Begins a rest, unless one is under way: of many who ask a slow engine each fails at another moment.
+    fn failed(&self) {
+        let (mut away_until, now) = (self.away_until(), Instant::now());
+        if away_until.is_none_or(|until| until <= now) {
+            *away_until = Some(now + self.rest);
+        }
+    }
+
+    fn away_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.away_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,6 +117,29 @@ mod tests {
         assert_eq!(asked(&reach).await, 1);
         assert_eq!(asked(&reach).await, 0);
         assert_eq!(asked(&resting(Duration::ZERO)).await, 10);
+    }
+
+    #[tokio::test]
+    async fn of_many_who_asked_before_a_rest_none_extends_or_ends_it() {
+        let hour = Duration::from_hours(1);
+        let reach = Reach { patience: hour, ..resting(hour) };
+        let ask = |answers| {
+            let reach = &reach;
+            Box::pin(reach.ask(async move {
+                tokio::task::yield_now().await;
+                if answers { Ok(()) } else { Err(HotError("slow".into())) }
+            }))
+        };
+        let (mut first, mut second, mut third) = (ask(false), ask(false), ask(true));
+        for asking in [&mut first, &mut second, &mut third] {
+            assert!(futures_util::poll!(asking).is_pending());
+        }
+        assert_eq!(first.await, None);
+        let until = *reach.away_until();
+        assert!(until.is_some());
+        assert_eq!((second.await, *reach.away_until()), (None, until));
+        assert_eq!((third.await, *reach.away_until()), (Some(()), until));
+        assert_eq!(ask(true).await, None);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use actix_web::{HttpRequest, HttpResponse, Responder, get, http::header, web};
@@ -27,6 +27,33 @@ pub struct Health {
     pub draining: AtomicBool,
     /// When the relay started.
     pub started: Instant,
+    /// What the store and hot state said last.
+    pub reports: Arc<Reports>,
+}
+
+/// How long it is remembered whether the store and hot state answer: no flood of probes asks them more often.
+const REMEMBERED: Duration = Duration::from_secs(1);
+
+/// Whether the relay could serve a moment ago, for whoever asks now.
+#[derive(Default)]
+pub struct Reports(tokio::sync::Mutex<Option<(Instant, Report)>>);
+
+/// What is missing although the relay serves, or why it does not.
+type Report = Result<Vec<&'static str>, Problem>;
+
+impl Reports {
+    /// The last report, or a fresh one if that was made longer ago than `life`. Of many who need a fresh one, one makes it.
+    async fn latest(&self, life: Duration, fresh: impl Future<Output = Report>) -> Report {
+        let mut last = self.0.lock().await;
+        if let Some((made_at, report)) = &*last
+            && made_at.elapsed() < life
+        {
+            return report.clone();
+        }
+        let report = fresh.await;
+        *last = Some((Instant::now(), report.clone()));
+        report
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -188,9 +215,17 @@ async fn readiness(health: &Health) -> Result<Ready, Problem> {
     if health.draining.load(Ordering::SeqCst) {
         return Err(Problem::unavailable("draining", "the relay is stopping"));
     }
-    health.store.check().await?;
-    let degraded = if health.switchboard.reachable().await { vec![] } else { vec!["hot-state"] };
-    Ok(Ready { status: "ready", degraded })
+    let (reports, store) = (Arc::clone(&health.reports), Arc::clone(&health.store));
+    let switchboard = Arc::clone(&health.switchboard);
+    // By a task of its own: whoever asks and goes away at once leaves an answer for the others all the same.
+    let asking = tokio::spawn(async move { reports.latest(REMEMBERED, report(&*store, &switchboard)).await });
+    let failed = |_| Problem::new(500, "internal", "the relay could not look after itself");
+    Ok(Ready { status: "ready", degraded: asking.await.map_err(failed)?? })
+}
+
+async fn report(store: &dyn Store, switchboard: &Switchboard) -> Report {
+    store.check().await?;
+    Ok(if switchboard.reachable().await { vec![] } else { vec!["hot-state"] })
 }
 
 /// The limits that clients meet.
@@ -253,4 +288,30 @@ pub fn routes(services: &mut utoipa_actix_web::service_config::ServiceConfig<'_>
         .service(get_ready)
         .service(get_readyz);
     services.service(get_limits);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_hours(1);
+
+    #[tokio::test]
+    async fn of_many_who_ask_at_once_one_makes_a_report_and_the_others_wait_for_it() {
+        let (reports, made) = (Reports::default(), AtomicUsize::new(0));
+        let ask = |life| {
+            reports.latest(life, async {
+                tokio::task::yield_now().await;
+                made.fetch_add(1, Ordering::SeqCst);
+                Err(Problem::unavailable("store", "away"))
+            })
+        };
+        let answers = futures_util::future::join_all((0..100).map(|_| ask(LONG))).await;
+        assert!(answers.iter().all(Result::is_err), "a bad report is told to all as well");
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+        assert!(ask(Duration::ZERO).await.is_err());
+        assert_eq!(made.load(Ordering::SeqCst), 2, "one that is too old is made anew");
+    }
 }

@@ -307,7 +307,7 @@ async fn open_socket(
 /// Makes room for a socket of the caller.
 async fn place(floor: &SocketFloor, request: &HttpRequest, caller: &Caller) -> Result<Place, Problem> {
     let network = CallerAddress::of(request).map(|address| address.network());
-    let connection = floor.sockets.doors.connections.open(network, caller.user_id).await;
+    let connection = floor.sockets.doors.connections.open(network, caller).await;
     let connection = connection.map_err(|full| {
         let detail = match full {
             Full::Network => "too many sockets are open from this network",

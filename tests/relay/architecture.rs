@@ -102,6 +102,7 @@ const HOUSE: &[Room] = &[
     Room {
         files: &["jobs.rs"],
         uses: &[
+            "abuse::Blocks",
             "domain",
             "store",
             "hot",

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 mod budgets;
+mod clocks;
 mod cluster;
 mod crowds;
 mod groups;
@@ -105,6 +106,8 @@ suite! {
         who_is_counted_goes_on_and_who_lets_go_makes_room,
         a_holder_that_nobody_renews_is_forgotten,
         renewing_counts_whoever_it_is,
+        a_holder_is_counted_once_on_however_many_nodes,
+        a_node_lets_go_of_what_it_holds_and_not_of_what_another_does,
         of_many_that_race_for_the_last_places_in_a_crowd_as_many_get_one_as_there_are,
     }
 }

@@ -1,10 +1,28 @@
 //! What keeps abuse away, over real HTTP and sockets, on one node and on several: budgets by verb, limits of sockets,
 //! blocks.
+//!
+//! Each refusal comes from a node although another one used up what there was:
+//!
+//! | Refusal | Test |
+//! |---|---|
+//! | each verb's budget of a device, by request | `shared::what_a_device_did_on_one_node_is_refused_on_another` |
+//! | each verb's budget of a network, by request | `shared::what_a_network_did_on_one_node_is_refused_on_another` |
+//! | both, by frames | `shared::frames_on_one_node_are_refused_on_another`, `nodes::two_nodes_count_a_device_together_over_rest_and_sockets` |
+//! | registrations, logins, refreshes of a network | `shared::registrations_logins_and_refreshes_are_counted_over_all_nodes` |
+//! | acts of a device that are counted by the hour | `shared::what_a_device_did_this_hour_is_counted_over_all_nodes` |
+//! | one-time keys | `devices::fetching::two_nodes_share_a_budget_over_redis` |
+//! | `too-many-connections` of a user, of a network | `connections::two_nodes_count_sockets_together` |
+//! | the same with a node killed, or a device moved | `connections::the_devices_of_a_killed_node_…`, `connections::a_device_that_moves_to_another_node_…` |
+//! | `blocked` | `blocks::every_node_shuts_out_whom_one_does_…`, `blocks::refusals_by_two_nodes_are_counted_together` |
+//! | 4429 | `blocks::sockets_of_two_nodes_are_closed_once_their_network_is_shut_out` |
+//! | any of them with Redis flushed | `nodes::a_redis_that_forgot_…`, `shared::a_redis_that_forgot_…`, `connections::a_redis_that_forgot_…` |
+//! | any of them without Redis | `…::without_redis_each_node_counts_…` |
 
 mod blocks;
 mod connections;
 mod nodes;
 mod paces;
+mod shared;
 
 use std::net::IpAddr;
 
@@ -59,6 +77,33 @@ fn send_frame(recipient: Uuid, reference: usize) -> Value {
     frame["type"] = json!("send");
     frame["ref"] = json!(reference.to_string());
     frame
+}
+
+/// A request that counts as this verb, from this address if proxies are believed; what becomes of it besides is no matter.
+async fn attempt_from(device: &Device, verb: &str, address: &str) -> Answer {
+    let nobody = Uuid::new_v4();
+    let group = format!("/api/v1/groups/{nobody}");
+    let (method, path) = match verb {
+        "MESSAGE" => (Method::POST, format!("{group}/send/me")),
+        "ACK" => (Method::PUT, format!("/api/v1/messages/read/me/{nobody}")),
+        "READ" => (Method::GET, "/api/v1/messages/queue/me/me?limit=1".to_owned()),
+        "KEYS" => (Method::GET, format!("/api/v1/keys/bundle/{nobody}")),
+        "GROUP" => (Method::PUT, group),
+        "JOIN" => (Method::POST, format!("{group}/invites")),
+        "ACCOUNT" => (Method::POST, "/api/v1/auth/ticket".to_owned()),
+        // It lacks the headers of an opening, which nobody looks at before it is counted.
+        "OPEN" => (Method::GET, "/ws/me/me".to_owned()),
+        "PROBE" => (Method::GET, "/health/ready".to_owned()),
+        other => panic!("{other}"),
+    };
+    let request = device.request(method.clone(), &path).bearer_auth(&device.access_token);
+    let request = request.header("x-forwarded-for", address);
+    let request = if method == Method::GET { request } else { request.json(&json!({})) };
+    Answer::of(request.send().await.unwrap()).await
+}
+
+async fn attempt(device: &Device, verb: &str) -> Answer {
+    attempt_from(device, verb, "198.51.100.99").await
 }
 
 /// A call with this token from this address.

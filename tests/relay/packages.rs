@@ -80,7 +80,7 @@ fn identity(device: &Device) -> String {
 }
 
 /// A signature key under the statement, signed by the device.
-fn key_body(device: &Device, scheme: u16, public_key: &[u8]) -> Value {
+pub(crate) fn key_body(device: &Device, scheme: u16, public_key: &[u8]) -> Value {
     let (user, number) = (device.user_id.to_string(), scheme.to_string());
     let parts: [&[u8]; 5] =
         [b"restante-mls-v1", user.as_bytes(), device.device_id.as_bytes(), number.as_bytes(), public_key];

@@ -1,6 +1,9 @@
 //! The promises about the relay itself: health, problems, request ids, settings, stopping, the program.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -14,6 +17,7 @@ use tokio_tungstenite::tungstenite;
 
 use crate::support::{
     client::{Answer, Device, Kind, opaque_send},
+    faults::PrivateRedis,
     process::{self, RelayProcess},
     relay::{Backend, TestRelay, on_both_backends},
     socket::{Door, Format, Socket},
@@ -362,5 +366,31 @@ async fn a_second_relay_on_the_same_folder_does_not_start() {
     let _first = backend.relay(&[]).await;
     let second = process::run(&[], &backend.settings(&[]));
     assert_eq!(second.status.code(), Some(1), "{}", String::from_utf8_lossy(&second.stdout));
+    backend.finish().await;
+}
+
+/// How often Redis was asked whether it is there.
+async fn pings(redis: &PrivateRedis) -> u64 {
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let told: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+    let calls = told.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
+    calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_probes_is_answered_by_one_look_a_second() {
+    let Some(backend) = Backend::production().await else { return };
+    let Some(redis) = PrivateRedis::start().await else { return };
+    let relay = backend.relay(&[("REDIS_URL", &redis.url())]).await;
+    let (begun, before) = (Instant::now(), pings(&redis).await);
+    for _ in 0..10 {
+        let probes = (0..40).map(|number| get(&relay, ["/readyz", "/health/ready"][number % 2]));
+        for answer in futures_util::future::join_all(probes).await {
+            answer.is(200);
+        }
+    }
+    let (asked, seconds) = (pings(&redis).await - before, begun.elapsed().as_secs());
+    assert!((1..=seconds + 1).contains(&asked), "{asked} times in {seconds} s");
     backend.finish().await;
 }

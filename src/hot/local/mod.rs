@@ -295,13 +295,13 @@ impl Hot for LocalHot {
         most: u32,
         life: Duration,
     ) -> Result<bool, HotError> {
-        Ok(self.hub.holders().hold(crowd, holder, most, Instant::now(), life))
+        Ok(self.hub.holders().hold(crowd, (holder, self.node), most, Instant::now(), life))
     }
 
     async fn renew(&self, held: &[(BudgetKey, Uuid)], life: Duration) -> Result<(), HotError> {
         let mut holders = self.hub.holders();
         for (crowd, holder) in held {
-            holders.renew(*crowd, *holder, Instant::now() + life);
+            holders.renew(*crowd, (*holder, self.node), Instant::now() + life);
         }
         Ok(())
     }
@@ -309,7 +309,7 @@ impl Hot for LocalHot {
     async fn release(&self, held: &[(BudgetKey, Uuid)]) -> Result<(), HotError> {
         let mut holders = self.hub.holders();
         for (crowd, holder) in held {
-            holders.release(*crowd, *holder);
+            holders.release(*crowd, (*holder, self.node));
         }
         Ok(())
     }

@@ -33,12 +33,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use self::{
+    budget::{Budgets, Time},
     codec::NodeId,
+    crowd::Crowds,
     fault::Fault,
     listener::Listener,
     names::{Names, Topic},
     place::Place,
-    script::Script,
     subscriber::{Subscriber, Wishes},
     way::Way,
 };
@@ -62,8 +63,8 @@ pub struct RedisHot {
     node: NodeId,
     names: Names,
     way: Arc<Way>,
-    budgets: Script,
-    crowds: Script,
+    budgets: Budgets,
+    crowds: Crowds,
     wishes: Wishes,
     tasks: TaskTracker,
     closed: CancellationToken,
@@ -92,8 +93,16 @@ impl RedisHot {
         let tasks = TaskTracker::new();
         tasks.spawn_on(closed.clone().run_until_cancelled_owned(subscriber.run()), &runtime);
         tasks.close();
-        let (budgets, crowds) = (budget::script(), crowd::script());
+        let (budgets, crowds) = (Budgets::by(Time::OfRedis), Crowds::of(node));
         Ok(Self { node, names, way, budgets, crowds, wishes, tasks, closed })
+    }
+
+    /// Fills budgets by the time that callers tell instead of Redis' own: for nodes that read one and the same clock
+    /// ([`Clock::is_common`](crate::domain::Clock::is_common)).
+    #[must_use]
+    pub fn by_callers_time(mut self) -> Self {
+        self.budgets = Budgets::by(Time::OfCallers);
+        self
     }
 
     /// Publishes the deliveries and gives back those that nobody received.
@@ -281,7 +290,7 @@ impl Hot for RedisHot {
         now: Timestamp,
     ) -> Result<Lease, HotError> {
         let key = self.names.budget(budget);
-        Ok(budget::lease(&self.budgets, &self.way, key, quota, most, now).await?)
+        Ok(self.budgets.lease(&self.way, key, quota, most, now).await?)
     }
 
     async fn hold(
@@ -291,15 +300,15 @@ impl Hot for RedisHot {
         most: u32,
         life: Duration,
     ) -> Result<bool, HotError> {
-        Ok(crowd::hold(&self.crowds, &self.way, &self.names, (crowd, holder), most, life).await?)
+        Ok(self.crowds.hold(&self.way, &self.names, (crowd, holder), most, life).await?)
     }
 
     async fn renew(&self, held: &[(BudgetKey, Uuid)], life: Duration) -> Result<(), HotError> {
-        Ok(crowd::renew(&self.crowds, &self.way, &self.names, held, life).await?)
+        Ok(self.crowds.renew(&self.way, &self.names, held, life).await?)
     }
 
     async fn release(&self, held: &[(BudgetKey, Uuid)]) -> Result<(), HotError> {
-        Ok(crowd::release(&self.way, &self.names, held).await?)
+        Ok(self.crowds.release(&self.way, &self.names, held).await?)
     }
 
     async fn check(&self) -> Result<(), HotError> {

@@ -4,8 +4,8 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use super::{Goodbye, Session, Sockets};
 use crate::{
-    abuse::{Payer, Purse, Verb},
-    domain::{DeviceNo, Drawn, Network},
+    abuse::{Doors, Payer, Purse, Verb},
+    domain::{DeviceNo, Drawn, Network, Timestamp},
     hot::Line,
     http::Problem,
     queue::{
@@ -14,9 +14,14 @@ use crate::{
     },
 };
 
+/// The least time between two strikes that a socket earns by frames. Whoever sends ahead is refused many times before it can
+/// read of the first, and did one thing wrong.
+const STRIKE_EVERY: Duration = Duration::from_secs(1);
+
 /// Out of what a socket's frames are paid.
 pub(super) struct Tolls {
     network: Option<Network>,
+    struck_at: Option<Timestamp>,
     messages: Vec<Purse>,
     acks: Vec<Purse>,
     account: Vec<Purse>,
@@ -27,6 +32,8 @@ pub(super) struct Held {
     reference: Option<String>,
     frame: ClientFrame,
     verdict: Errand<Verdict>,
+    /// Whether a refusal earns a strike.
+    strikes: bool,
 }
 
 /// What becomes of a frame.
@@ -48,12 +55,17 @@ impl Tolls {
             payers.into_iter().flatten().map(|payer| sockets.doors.paces.purse(verb, payer)).collect()
         };
         let (messages, acks, account) = (purses(Verb::Message), purses(Verb::Ack), purses(Verb::Account));
-        Self { network, messages, acks, account }
+        Self { network, struck_at: None, messages, acks, account }
     }
 
     /// Where the socket comes from.
     pub(super) const fn network(&self) -> Option<Network> {
         self.network
+    }
+
+    fn may_strike(&self, now: Timestamp) -> bool {
+        // A clock that was set back spares nobody.
+        self.struck_at.is_none_or(|last| now < last || now.since(last) >= STRIKE_EVERY)
     }
 
     fn purses(&self, frame: &ClientFrame) -> &[Purse] {
@@ -65,17 +77,21 @@ impl Tolls {
     }
 }
 
-/// Pays out of the purses one after the other; who cannot earns a strike for its network.
-async fn judge(sockets: Arc<Sockets>, unpaid: Vec<Purse>, network: Option<Network>) -> Verdict {
+/// Pays out of the purses one after the other; who cannot earns a strike for its network if it `strikes`.
+async fn judge(
+    sockets: Arc<Sockets>,
+    unpaid: Vec<Purse>,
+    network: Option<Network>,
+    strikes: bool,
+) -> Verdict {
+    let Doors { paces, blocks, .. } = &sockets.doors;
     for purse in &unpaid {
-        let Drawn::Empty(wait) = sockets.doors.paces.spend(purse).await.drawn else { continue };
-        if let Some(network) = network {
-            sockets.doors.blocks.strike(network).await;
-            if sockets.doors.blocks.left(network).is_some() {
-                return Verdict::Blocked;
-            }
+        let Drawn::Empty(wait) = paces.spend(purse).await.drawn else { continue };
+        let Some(network) = network else { return Verdict::Refused(wait) };
+        if strikes {
+            blocks.strike(network).await;
         }
-        return Verdict::Refused(wait);
+        return if blocks.left(network).is_some() { Verdict::Blocked } else { Verdict::Refused(wait) };
     }
     Verdict::Passed
 }
@@ -104,14 +120,18 @@ impl Session {
         if unpaid.is_empty() {
             return self.act(reference, frame, line);
         }
-        let verdict = Errand::start(judge(Arc::clone(&self.sockets), unpaid, self.tolls.network));
-        self.held = Some(Held { reference, frame, verdict });
+        let strikes = self.tolls.may_strike(self.sockets.queue.clock.now());
+        let verdict = Errand::start(judge(Arc::clone(&self.sockets), unpaid, self.tolls.network, strikes));
+        self.held = Some(Held { reference, frame, verdict, strikes });
         None
     }
 
     /// Does with the frame that was held what was found. A refusal is no bad frame: the device may send it again.
     pub(super) fn let_go(&mut self, verdict: Verdict, line: &Line) -> Option<Goodbye> {
-        let Held { reference, frame, .. } = self.held.take()?;
+        let Held { reference, frame, strikes, .. } = self.held.take()?;
+        if strikes && !matches!(verdict, Verdict::Passed) {
+            self.tolls.struck_at = Some(self.sockets.queue.clock.now());
+        }
         match verdict {
             Verdict::Passed => self.act(reference, frame, line),
             Verdict::Refused(wait) => {

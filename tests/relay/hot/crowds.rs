@@ -52,6 +52,34 @@ pub(super) async fn renewing_counts_whoever_it_is(rig: &Rig) {
     assert!(two.hold(crowd, Uuid::new_v4(), 600, LONG).await.unwrap());
 }
 
+pub(super) async fn a_holder_is_counted_once_on_however_many_nodes(rig: &Rig) {
+    let (one, two, crowd) = (&rig.one.hot, &rig.two.hot, budget());
+    let (alice, bob) = (Uuid::new_v4(), Uuid::new_v4());
+    for hot in [one, two] {
+        for holder in [alice, bob] {
+            assert!(hot.hold(crowd, holder, 2, LONG).await.unwrap(), "a full crowd has those that it has");
+        }
+        assert!(!hot.hold(crowd, Uuid::new_v4(), 2, LONG).await.unwrap());
+    }
+    assert!(one.hold(crowd, Uuid::new_v4(), 3, LONG).await.unwrap());
+    assert!(!two.hold(crowd, Uuid::new_v4(), 3, LONG).await.unwrap());
+}
+
+pub(super) async fn a_node_lets_go_of_what_it_holds_and_not_of_what_another_does(rig: &Rig) {
+    let (one, two, crowd) = (&rig.one.hot, &rig.two.hot, budget());
+    let (alice, bob) = (Uuid::new_v4(), Uuid::new_v4());
+    for hot in [one, two] {
+        assert!(hot.hold(crowd, alice, 1, LONG).await.unwrap());
+    }
+    one.release(&[(crowd, alice)]).await.unwrap();
+    assert!(!one.hold(crowd, bob, 1, LONG).await.unwrap());
+    one.renew(&[(crowd, alice)], LONG).await.unwrap();
+    two.release(&[(crowd, alice)]).await.unwrap();
+    assert!(!two.hold(crowd, bob, 1, LONG).await.unwrap());
+    one.release(&[(crowd, alice)]).await.unwrap();
+    assert!(two.hold(crowd, bob, 1, LONG).await.unwrap());
+}
+
 pub(super) async fn of_many_that_race_for_the_last_places_in_a_crowd_as_many_get_one_as_there_are(rig: &Rig) {
     for _ in 0..10 {
         let crowd = budget();

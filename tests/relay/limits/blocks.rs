@@ -1,9 +1,13 @@
 //! Networks that go on although they are refused.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{BELIEVED, at, call_from, note, opens, registered, send_frame};
 use crate::{
@@ -12,14 +16,16 @@ use crate::{
         client::{Answer, Device},
         faults::{Line, Proxy, authority, moved, nowhere},
         relay::{Backend, on_both_backends},
-        socket::Socket,
+        socket::{Incoming, Socket},
         wait,
     },
 };
 
 on_both_backends! {
     a_network_that_goes_on_is_shut_out_longer_each_time,
-    a_socket_that_goes_on_is_closed_once_its_network_is_shut_out,
+    a_device_that_sends_ahead_earns_one_strike_however_often_it_is_refused,
+    sockets_that_go_on_are_closed_once_their_network_is_shut_out,
+    a_socket_that_goes_on_for_seconds_is_closed_too,
     an_operator_lists_and_lifts_blocks_while_the_relay_runs,
     with_zero_nobody_is_ever_blocked,
     whoever_has_no_token_earns_nothing,
@@ -70,14 +76,58 @@ async fn a_network_that_goes_on_is_shut_out_longer_each_time(backend: &Backend) 
     }
 }
 
-async fn a_socket_that_goes_on_is_closed_once_its_network_is_shut_out(backend: &Backend) {
-    let (relay, clock) = backend.relay_at_noon(&[FIVE, ("RATE_LIMIT_MESSAGE_LIMIT", "1")]).await;
+/// A socket of a device that may send once a minute, and has.
+async fn spent(device: &Device) -> Socket {
+    let mut socket = Socket::open(device).await;
+    socket.send(&send_frame(device.user_id, 0)).await;
+    socket.expect("sent").await;
+    socket
+}
+
+/// Sends a frame that is past the limit; the code of its refusal, or that with which the socket was closed.
+async fn past_the_limit(socket: &mut Socket, recipient: Uuid) -> Value {
+    socket.send(&send_frame(recipient, 1)).await;
+    match socket.read(Instant::now() + PATIENCE).await {
+        Some(Incoming::Frame(frame)) if frame["type"] == "error" => frame["code"].clone(),
+        Some(Incoming::Closed(code)) => json!(code),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_device_that_sends_ahead_earns_one_strike_however_often_it_is_refused(backend: &Backend) {
+    let (relay, clock) = backend.relay_at_noon(&[FIVE, ("RATE_LIMIT_MESSAGE_LIMIT", "10")]).await;
     let (alice, bob) = (registered(&relay.url()).await, registered(&relay.url()).await);
-    let (mut socket, mut other) = (Socket::open(&alice).await, Socket::open(&bob).await);
-    for reference in 0..7 {
+    let mut socket = Socket::open(&alice).await;
+    for reference in 0..200 {
         socket.send(&send_frame(bob.user_id, reference)).await;
     }
-    assert_eq!(socket.closed().await, Some(4429));
+    for reference in 10..200 {
+        let refused = socket.expect_where("error", |frame| frame["ref"] == reference.to_string().as_str());
+        assert_eq!(refused.await["code"], "rate-limited");
+    }
+    note(&bob).await.is(201);
+    clock.advance(Duration::from_mins(1));
+    socket.send(&send_frame(bob.user_id, 200)).await;
+    socket.expect_where("sent", |frame| frame["ref"] == "200").await;
+}
+
+async fn sockets_that_go_on_are_closed_once_their_network_is_shut_out(backend: &Backend) {
+    let (relay, clock) = backend.relay_at_noon(&[FIVE, ("RATE_LIMIT_MESSAGE_LIMIT", "1")]).await;
+    let (alice, bob) = (registered(&relay.url()).await, registered(&relay.url()).await);
+    let mut other = Socket::open(&bob).await;
+    let mut sockets = Vec::new();
+    for _ in 0..6 {
+        sockets.push(spent(&registered(&relay.url()).await).await);
+    }
+    for socket in &mut sockets[..5] {
+        assert_eq!(past_the_limit(socket, bob.user_id).await, "rate-limited");
+    }
+    assert_eq!(past_the_limit(&mut sockets[5], bob.user_id).await, 4429);
+    assert_eq!(
+        past_the_limit(&mut sockets[0], bob.user_id).await,
+        4429,
+        "the first one that goes on as well"
+    );
     assert_eq!(opens(&alice).await.err().unwrap()["code"], "blocked");
     // Who keeps to the limits goes on with the socket it has.
     other.send(&json!({ "type": "ping", "ref": "p" })).await;
@@ -85,6 +135,49 @@ async fn a_socket_that_goes_on_is_closed_once_its_network_is_shut_out(backend: &
     clock.advance(Duration::from_mins(1));
     opens(&alice).await.unwrap();
     note(&alice).await.is(201);
+}
+
+async fn a_socket_that_goes_on_for_seconds_is_closed_too(backend: &Backend) {
+    let (relay, clock) = backend.relay_at_noon(&[FIVE, ("RATE_LIMIT_MESSAGE_LIMIT", "1")]).await;
+    let alice = registered(&relay.url()).await;
+    let mut socket = spent(&alice).await;
+    for _ in 0..5 {
+        for _ in 0..3 {
+            assert_eq!(past_the_limit(&mut socket, alice.user_id).await, "rate-limited");
+        }
+        clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(past_the_limit(&mut socket, alice.user_id).await, 4429);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_of_two_nodes_are_closed_once_their_network_is_shut_out() {
+    let Some(backend) = Backend::production().await else { return };
+    let (nodes, _clock) = cluster_at_noon(&backend, 2, &[FIVE, ("RATE_LIMIT_MESSAGE_LIMIT", "1")]).await;
+    let mut sockets = Vec::new();
+    for number in 0..6 {
+        let device = registered(&nodes[0].url()).await;
+        sockets.push((spent(&at(&device, &nodes[number % 2].url())).await, device));
+    }
+    for (socket, device) in &mut sockets[..5] {
+        assert_eq!(past_the_limit(socket, device.user_id).await, "rate-limited");
+    }
+    let (socket, device) = &mut sockets[5];
+    assert_eq!(
+        past_the_limit(socket, device.user_id).await,
+        4429,
+        "strikes of both nodes are counted together"
+    );
+    for node in &nodes {
+        let there = at(device, &node.url());
+        let shut_out = async || opens(&there).await.is_err_and(|problem| problem["code"] == "blocked");
+        wait::until(PATIENCE, "both nodes shut the network out", shut_out).await;
+    }
+    for number in [0, 1] {
+        let (socket, device) = &mut sockets[number];
+        assert_eq!(past_the_limit(socket, device.user_id).await, 4429, "wherever they are open");
+    }
+    backend.finish().await;
 }
 
 async fn with_zero_nobody_is_ever_blocked(backend: &Backend) {

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::{at, opens, registered};
 use crate::support::{
     client::Device,
-    faults::{Line, Proxy, nowhere},
+    faults::{Line, PrivateRedis, Proxy, nowhere},
+    process::RelayProcess,
     relay::{Backend, Settings, TestRelay, on_both_backends},
     socket::{Door, Format, Socket},
     wait,
@@ -73,7 +74,7 @@ async fn a_refused_opening_leaves_its_ticket_as_it_was(backend: &Backend) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_count_sockets_together() {
     let Some(backend) = Backend::production().await else { return };
-    for limit in ["RATE_LIMIT_CONNECTION_LIMIT_PER_USER", "RATE_LIMIT_CONNECTION_LIMIT_PER_IP"] {
+    for limit in LIMITS {
         let prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
         let nodes = backend.cluster(2, &[(limit, "2"), ("REDIS_PREFIX", &prefix)]).await;
         let phone = registered(&nodes[0].url()).await;
@@ -86,6 +87,73 @@ async fn two_nodes_count_sockets_together() {
         first.close().await;
         opens_soon(&at(&laptop, &nodes[1].url())).await;
     }
+    backend.finish().await;
+}
+
+const LIMITS: [&str; 2] = ["RATE_LIMIT_CONNECTION_LIMIT_PER_USER", "RATE_LIMIT_CONNECTION_LIMIT_PER_IP"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_devices_of_a_killed_node_come_back_at_once_and_no_other_takes_their_places() {
+    let Some(backend) = Backend::production().await else { return };
+    for limit in LIMITS {
+        let prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
+        let settings: Settings<'_> = &[(limit, "2"), ("REDIS_PREFIX", &prefix)];
+        let mut killed = RelayProcess::start(&backend, settings).await;
+        let other = backend.relay(settings).await;
+        let phone = registered(&killed.url()).await;
+        let (tablet, laptop) = (phone.linked("tablet").await, phone.linked("laptop").await);
+        let _lost = (opens(&phone).await.unwrap(), opens(&tablet).await.unwrap());
+        refused(&at(&laptop, &other.url())).await;
+        killed.kill().await;
+        let mut back = Vec::new();
+        for device in [&phone, &tablet] {
+            refused(&at(&laptop, &other.url())).await;
+            back.push(opens(&at(device, &other.url())).await.unwrap());
+        }
+        refused(&at(&laptop, &other.url())).await;
+    }
+    backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_moves_to_another_node_keeps_its_place_when_its_older_socket_ends() {
+    let Some(backend) = Backend::production().await else { return };
+    for limit in LIMITS {
+        let prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
+        let nodes = backend.cluster(2, &[(limit, "1"), ("REDIS_PREFIX", &prefix)]).await;
+        let phone = registered(&nodes[0].url()).await;
+        let laptop = phone.linked("laptop").await;
+        let mut older = opens(&phone).await.unwrap();
+        let newer = opens(&at(&phone, &nodes[1].url())).await.expect("it has one place, on whichever node");
+        assert_eq!(older.closed().await, Some(4409));
+        for _ in 0..20 {
+            for node in &nodes {
+                refused(&at(&laptop, &node.url())).await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        newer.close().await;
+        opens_soon(&at(&laptop, &nodes[0].url())).await;
+    }
+    backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_forgot_gives_no_node_more_sockets_than_the_limit() {
+    let Some(backend) = Backend::production().await else { return };
+    let Some(redis) = PrivateRedis::start().await else { return };
+    let url = redis.url();
+    let nodes =
+        backend.cluster(2, &[("RATE_LIMIT_CONNECTION_LIMIT_PER_USER", "1"), ("REDIS_URL", &url)]).await;
+    let phone = registered(&nodes[0].url()).await;
+    let (tablet, laptop) = (phone.linked("tablet").await, phone.linked("laptop").await);
+    let _open = opens(&phone).await.unwrap();
+    refused(&at(&tablet, &nodes[1].url())).await;
+    redis.flush_all().await;
+    refused(&tablet).await;
+    // What is renewed within 20 seconds the other node may give once meanwhile.
+    let _other = opens(&at(&tablet, &nodes[1].url())).await;
+    refused(&at(&laptop, &nodes[1].url())).await;
     backend.finish().await;
 }
 

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{BELIEVED, call_from, limited, note, notes_taken, opens, registered, send_frame};
+use super::{BELIEVED, attempt, call_from, limited, note, notes_taken, opens, registered, send_frame};
 use crate::support::{
     client::{Answer, Device, Kind, opaque_send},
     relay::{Backend, on_both_backends},
@@ -98,22 +98,6 @@ async fn frames_past_the_limit_are_refused_without_losing_order_and_nothing_is_s
     }
     let mailbox: Vec<_> = bob.whole_mailbox().await.iter().map(|item| item["message_id"].clone()).collect();
     assert_eq!(mailbox, ids[..40], "in the order in which they were sent");
-}
-
-/// A request that counts as this verb; what becomes of it besides is no matter.
-async fn attempt(device: &Device, verb: &str) -> Answer {
-    let nobody = Uuid::new_v4();
-    let group = format!("/api/v1/groups/{nobody}");
-    match verb {
-        "MESSAGE" => device.post(&format!("{group}/send/me"), &json!({})).await,
-        "ACK" => device.put(&format!("/api/v1/messages/read/me/{nobody}"), None).await,
-        "READ" => device.queue("limit=1").await,
-        "KEYS" => device.get(&format!("/api/v1/keys/bundle/{nobody}")).await,
-        "GROUP" => device.put(&group, Some(&json!({}))).await,
-        "JOIN" => device.post(&format!("{group}/invites"), &json!({})).await,
-        "ACCOUNT" => device.post("/api/v1/auth/ticket", &json!({})).await,
-        other => panic!("{other}"),
-    }
 }
 
 async fn every_verb_has_a_budget_of_its_own(backend: &Backend) {

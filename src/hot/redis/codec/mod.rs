@@ -27,6 +27,11 @@ impl NodeId {
     pub(super) fn random() -> Self {
         Self(Uuid::new_v4())
     }
+
+    /// The id in 32 hexadecimal digits.
+    pub(super) fn text(self) -> String {
+        self.0.simple().to_string()
+    }
 }
 
 /// Why bytes are not a frame of ours.
