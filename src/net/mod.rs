@@ -152,7 +152,8 @@ where
     Ok(fn_service(move |stream: TcpStream| {
         let (door, stop) = (Rc::clone(&door), stop.clone());
         let (http1, answers) = (Rc::clone(&http1), Rc::clone(&answers));
-        async move {
+        // Boxed, because the library keeps room for it twice.
+        Box::pin(async move {
             // Who has hung up already has no address, and nobody may be served whom no limit knows.
             let peer = Some(stream.peer_addr().map_err(|_| ())?);
             let times = &door.transport;
@@ -169,7 +170,7 @@ where
                     served.map_err(|error| tracing::debug!(%error, "an HTTP/2 connection broke"))
                 }
             }
-        }
+        })
     }))
 }
 
@@ -203,7 +204,8 @@ where
 {
     let application = fn_service(move |request: Request| {
         let turn = request.conn_data::<Rc<Turn>>().map(Answering::on);
-        let answer = answers(request);
+        // Boxed: as long as a body is given, and a socket's is while it is open, the connection has no room for this.
+        let answer = Box::pin(answers(request));
         async move { Ok::<_, Infallible>(answer.await.map_body(|_, body| Answer { body, _turn: turn })) }
     });
     HttpService::build()

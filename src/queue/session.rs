@@ -160,8 +160,9 @@ impl Session {
         }
     }
 
-    /// Serves the socket to its end. `_running` keeps the relay from stopping before the goodbye is written.
-    pub(super) async fn run(mut self, _running: TaskTrackerToken) {
+    /// Serves the socket to its end. `_running` keeps the relay from stopping before the goodbye is written. Boxed, because
+    /// a future keeps what it is given twice.
+    async fn run(mut self: Box<Self>, _running: TaskTrackerToken) {
         // Listening comes before reading, so that nothing falls between.
         let seat = self.sockets.queue.switchboard.clone().open(self.caller.device_no, self.id).await;
         if let Some((login, _)) = self.login {
@@ -444,5 +445,5 @@ pub(super) fn count_from_zero() {
 
 /// Starts a session on this thread.
 pub(super) fn start(session: Session, running: TaskTrackerToken) {
-    rt::spawn(session.run(running));
+    rt::spawn(Box::new(session).run(running));
 }
