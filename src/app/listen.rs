@@ -38,6 +38,7 @@ pub(super) fn listen(
     let terms = Terms {
         workers: config.workers,
         transport: config.transport.clone(),
+        proxies: config.proxies.trusted.clone(),
         stall: config.socket.stall,
         shutdown: config.shutdown_timeout,
         certificate,

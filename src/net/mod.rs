@@ -4,6 +4,7 @@
 
 mod http2;
 mod line;
+mod peers;
 mod tls;
 
 use std::{
@@ -25,7 +26,9 @@ use actix_web::{
     dev::{AppConfig, ServiceResponse},
     http::KeepAlive,
 };
+use ipnet::IpNet;
 use line::{Answer, Answering, Line, Patience, Stream, Turn};
+use peers::Peers;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -61,6 +64,8 @@ pub struct Terms {
     pub workers: usize,
     /// Their times and numbers.
     pub transport: Transport,
+    /// Networks of proxies, whose connections are not counted for their network.
+    pub proxies: Vec<IpNet>,
     /// How long a peer may take nothing of what it is sent.
     pub stall: Duration,
     /// How long a stop waits for answers in flight.
@@ -102,6 +107,7 @@ where
     let security = terms.certificate.as_ref().map(Certificate::server_config);
     let security = security.transpose().map_err(io::Error::other)?.map(Arc::new);
     let handshakes = Arc::new(Semaphore::new(terms.transport.max_handshakes));
+    let peers = Peers::new(terms.transport.max_connections_per_address, terms.proxies.clone());
     let builder = Server::build()
         .workers(workers)
         .max_concurrent_connections(terms.transport.max_connections.div_ceil(workers))
@@ -113,6 +119,7 @@ where
         let (application, stop) = (application.clone(), stop.clone());
         let door = Door {
             secured: security.clone().map(TlsAcceptor::from),
+            peers: Arc::clone(&peers),
             handshakes: Arc::clone(&handshakes),
             transport: transport.clone(),
             stall,
@@ -126,6 +133,7 @@ where
 #[derive(Clone)]
 struct Door {
     secured: Option<TlsAcceptor>,
+    peers: Arc<Peers>,
     /// One for each handshake that may be under way in the process.
     handshakes: Arc<Semaphore>,
     transport: Transport,
@@ -154,7 +162,9 @@ where
         let (http1, answers) = (Rc::clone(&http1), Rc::clone(&answers));
         async move {
             // Who has hung up already has no address, and nobody may be served whom no limit knows.
-            let peer = Some(stream.peer_addr().map_err(|_| ())?);
+            let peer = stream.peer_addr().map_err(|_| ())?;
+            let _place = door.peers.admit(peer.ip()).ok_or(())?;
+            let peer = Some(peer);
             let times = &door.transport;
             match door.open(stream).await.ok_or(())? {
                 Opened::Http1(stream) => {
