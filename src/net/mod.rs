@@ -29,9 +29,10 @@ use actix_web::{
 use ipnet::IpNet;
 use line::{Answer, Answering, Line, Patience, Stream, Turn};
 use peers::Peers;
+use rustls::{ServerConfig, server::Acceptor};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 pub use tls::{Certificate, TlsFault};
 
@@ -118,7 +119,7 @@ where
     let reception = move || {
         let (application, stop) = (application.clone(), stop.clone());
         let door = Door {
-            secured: security.clone().map(TlsAcceptor::from),
+            security: security.clone(),
             peers: Arc::clone(&peers),
             handshakes: Arc::clone(&handshakes),
             transport: transport.clone(),
@@ -132,7 +133,7 @@ where
 /// What a connection passes before its first request.
 #[derive(Clone)]
 struct Door {
-    secured: Option<TlsAcceptor>,
+    security: Option<Arc<ServerConfig>>,
     peers: Arc<Peers>,
     /// One for each handshake that may be under way in the process.
     handshakes: Arc<Semaphore>,
@@ -243,10 +244,12 @@ impl Door {
         if let Err(error) = self.bound(&stream) {
             tracing::debug!(%error, "a connection keeps the system's own bounds");
         }
-        let Some(secured) = &self.secured else { return Some(Opened::Http1(Stream::Plain(stream))) };
+        let Some(security) = &self.security else { return Some(Opened::Http1(Stream::Plain(stream))) };
         let handshake = Box::pin(async {
+            // Who says nothing costs nothing, and takes no place of those who do.
+            let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
             let _place = self.handshakes.acquire().await.ok()?;
-            secured.accept(stream).await.ok()
+            begun.into_stream(Arc::clone(security)).await.ok()
         });
         let stream = Box::new(timeout(self.transport.handshake, handshake).await.ok()??);
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
