@@ -245,6 +245,8 @@ impl Config {
             head: reader.seconds("REQUEST_HEAD_TIMEOUT", 10, 2..=120),
             body: reader.seconds("REQUEST_BODY_TIMEOUT", 30, 1..=600),
             idle: reader.seconds("IDLE_TIMEOUT", 75, 1..=3600),
+            least_pace: reader.number("MIN_ANSWER_PACE", 8 << 10, 1024..=1 << 20),
+            max_unread: reader.number("MAX_UNREAD_BYTES", 256 << 20, 16 << 20..=64 << 30),
         }
     }
 

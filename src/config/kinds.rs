@@ -238,6 +238,10 @@ pub struct Transport {
     pub body: Duration,
     /// How long a connection is kept without a request.
     pub idle: Duration,
+    /// At how many bytes a second a peer takes an answer at the least.
+    pub least_pace: u32,
+    /// Bytes of large answers that wait in the process for their peers to take them.
+    pub max_unread: usize,
 }
 
 impl Transport {

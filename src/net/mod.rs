@@ -4,6 +4,7 @@
 
 mod http2;
 mod line;
+mod pace;
 mod peers;
 mod tls;
 
@@ -28,6 +29,7 @@ use actix_web::{
 };
 use ipnet::IpNet;
 use line::{Answer, Answering, Line, Patience, Stream, Turn};
+use pace::Pace;
 use peers::Peers;
 use rustls::{ServerConfig, server::Acceptor};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -156,7 +158,7 @@ where
     let application = application.into_factory().new_service(AppConfig::default()).await;
     let application = Rc::new(application.map_err(|error| tracing::error!(?error, "a worker cannot start"))?);
     let answers = Rc::new(move |request| answered(Rc::clone(&application), request));
-    let http1 = Rc::new(http1(Rc::clone(&answers), &door.transport, stop.clone()).new_service(()).await?);
+    let http1 = Rc::new(http1(Rc::clone(&answers), &door, stop.clone()).new_service(()).await?);
     let door = Rc::new(door);
     Ok(fn_service(move |stream: TcpStream| {
         let (door, stop) = (Rc::clone(&door), stop.clone());
@@ -173,8 +175,8 @@ where
                     http1.call((line, Protocol::Http1, peer)).await.map_err(|_| ())
                 }
                 Opened::Http2(stream) => {
-                    let stall = door.stall;
-                    let patience = http2::Patience { opening: times.head, idle: times.idle, stall };
+                    let pace = door.pace();
+                    let patience = http2::Patience { opening: times.head, idle: times.idle, pace };
                     // Boxed, as the handshake is, so that connections without them stay small.
                     let served = Box::pin(http2::serve(*stream, peer, answers, patience, stop)).await;
                     served.map_err(|error| tracing::debug!(%error, "an HTTP/2 connection broke"))
@@ -199,7 +201,7 @@ where
 /// The library's HTTP/1.1, over lines of ours.
 fn http1<A, F>(
     answers: Rc<A>,
-    times: &Transport,
+    door: &Door,
     stop: GracefulShutdownSignal,
 ) -> impl ServiceFactory<
     (Line, Protocol, Option<SocketAddr>),
@@ -212,10 +214,11 @@ where
     A: Fn(Request) -> F + 'static,
     F: Future<Output = Response<BoxBody>> + 'static,
 {
+    let (times, pace) = (&door.transport, door.pace());
     let application = fn_service(move |request: Request| {
         let turn = request.conn_data::<Rc<Turn>>().map(Answering::on);
         let answer = answers(request);
-        async move { Ok::<_, Infallible>(answer.await.map_body(|_, body| Answer { body, _turn: turn })) }
+        async move { Ok::<_, Infallible>(answer.await.map_body(|_, body| Answer::new(body, turn, pace))) }
     });
     HttpService::build()
         // What the library's own server is built with; hidden, but the only way to end idle connections at a stop.
@@ -239,6 +242,10 @@ enum Opened {
 }
 
 impl Door {
+    const fn pace(&self) -> Pace {
+        Pace { stall: self.stall, least: self.transport.least_pace }
+    }
+
     /// Bounds what the kernel keeps of a connection, and secures it. None when the handshake failed or took too long.
     async fn open(&self, stream: TcpStream) -> Option<Opened> {
         if let Err(error) = self.bound(&stream) {

@@ -5,6 +5,7 @@ mod hostile;
 mod http2;
 mod sockets;
 mod tls;
+mod unread;
 
 use crate::support::{
     client::{Device, Kind},
