@@ -4,6 +4,7 @@ mod docs;
 mod shared;
 
 use actix_web::{App, HttpResponse, Responder, get, http::Method, http::header, web};
+use bytes::Bytes;
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -87,10 +88,12 @@ pub fn known_paths() -> KnownPaths {
     }))
 }
 
-/// The document's text and its page, made once for all workers.
+/// The document's text and its page, made once for all workers and all answers.
 pub struct Published {
-    text: String,
-    page: docs::Page,
+    text: Bytes,
+    html: Bytes,
+    /// The page's own Content-Security-Policy.
+    policy: String,
 }
 
 impl Published {
@@ -98,7 +101,8 @@ impl Published {
     #[must_use]
     pub fn new() -> Self {
         let document = serde_json::to_value(document()).unwrap_or_default();
-        Self { text: document_text(), page: docs::page(&document) }
+        let docs::Page { html, policy } = docs::page(&document);
+        Self { text: document_text().into(), html: html.into(), policy }
     }
 }
 
@@ -121,8 +125,8 @@ async fn get_openapi(published: web::Data<Published>) -> impl Responder {
 async fn get_docs(published: web::Data<Published>) -> impl Responder {
     HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")
-        .insert_header((header::CONTENT_SECURITY_POLICY, published.page.policy.as_str()))
+        .insert_header((header::CONTENT_SECURITY_POLICY, published.policy.as_str()))
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((header::REFERRER_POLICY, "no-referrer"))
-        .body(published.page.html.clone())
+        .body(published.html.clone())
 }

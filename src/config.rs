@@ -18,7 +18,7 @@ use std::{
 pub use kinds::{
     AddressLimits, AdmissionAlgorithm, AdmissionSettings, AuthMode, ClientLimits, FetchLimits,
     ForwardedHeader, GroupLimits, LogFormat, MasterSecret, MlsSettings, Proxies, RateLimits,
-    RegistrationMode, SocketTimes, StrictTransport, TlsFiles, TraceSettings, Transport,
+    RegistrationMode, SocketTimes, StrictTransport, TlsFiles, TraceSettings, Transport, is_within,
 };
 use reader::Reader;
 use secrecy::SecretString;
@@ -255,11 +255,14 @@ impl Config {
                 ],
             ),
             max_connections: reader.number("MAX_CONNECTIONS", 20_000, 1..=1_000_000),
+            max_connections_per_address: reader.number("MAX_CONNECTIONS_PER_ADDRESS", 1000, 0..=1_000_000),
             max_handshakes: reader.number("MAX_TLS_HANDSHAKES", 512, 1..=100_000),
             handshake: reader.seconds("TLS_HANDSHAKE_TIMEOUT", 10, 1..=120),
             head: reader.seconds("REQUEST_HEAD_TIMEOUT", 10, 2..=120),
             body: reader.seconds("REQUEST_BODY_TIMEOUT", 30, 1..=600),
             idle: reader.seconds("IDLE_TIMEOUT", 75, 1..=3600),
+            least_pace: reader.number("MIN_ANSWER_PACE", 8 << 10, 1024..=1 << 20),
+            max_unread: reader.number("MAX_UNREAD_BYTES", 256 << 20, 16 << 20..=64 << 30),
         }
     }
 

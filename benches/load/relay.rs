@@ -69,6 +69,7 @@ impl Relay {
             "RATE_LIMIT_JOIN_LIMIT",
             "RATE_LIMIT_ACCOUNT_LIMIT",
             "RATE_LIMIT_OPEN_LIMIT",
+            "MAX_CONNECTIONS_PER_ADDRESS",
             "RATE_LIMIT_DEVICES_PER_IP",
             "RATE_LIMIT_CONNECTION_LIMIT_PER_IP",
             "RATE_LIMIT_CONNECTION_LIMIT_PER_USER",

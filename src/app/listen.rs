@@ -16,7 +16,7 @@ use crate::{
     api,
     auth::recognise,
     config::Config,
-    http::{Recognise, frame, guard, unknown_path},
+    http::{Recognise, Unread, frame, guard, hold, unknown_path},
     net::{self, Certificate, Terms},
 };
 
@@ -38,6 +38,7 @@ pub(super) fn listen(
     let terms = Terms {
         workers: config.workers,
         transport: config.transport.clone(),
+        proxies: config.proxies.trusted.clone(),
         stall: config.socket.stall,
         shutdown: config.shutdown_timeout,
         certificate,
@@ -45,6 +46,7 @@ pub(super) fn listen(
     let config = web::Data::new(config);
     let known = web::Data::new(api::known_paths());
     let recognise = web::Data::new(Recognise(recognise));
+    let unread = web::Data::new(Unread::new(config.transport.max_unread));
     let document = web::Data::new(api::Published::new());
     let application = move || {
         App::new()
@@ -59,10 +61,12 @@ pub(super) fn listen(
             .app_data(parts.paces.clone())
             .app_data(parts.blocks.clone())
             .app_data(recognise.clone())
+            .app_data(unread.clone())
             .app_data(parts.keys.clone())
             .app_data(parts.messages.clone())
             .app_data(parts.groups.clone())
             .app_data(parts.queue.clone())
+            .wrap(from_fn(hold))
             // Inside of CORS, so that a page can read why it was refused.
             .wrap(from_fn(guard))
             .wrap(Condition::new(!config.cors_allowed_origins.is_empty(), cors(&config)))

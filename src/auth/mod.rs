@@ -312,6 +312,10 @@ impl FromRequest for Identity {
     }
 }
 
+fn device_of(claims: &Result<Claims, Problem>) -> Option<DeviceNo> {
+    claims.as_ref().ok().map(|claims| claims.caller.device_no)
+}
+
 /// What a request's bearer token says, once it was looked at.
 struct Recognised(Result<Claims, Problem>);
 
@@ -323,8 +327,12 @@ pub fn recognise(request: &HttpRequest) -> Option<DeviceNo> {
     if authority.is_open() {
         return None;
     }
+    let before = request.extensions().get::<Recognised>().map(|Recognised(claims)| device_of(claims));
+    if let Some(device) = before {
+        return device;
+    }
     let claims = authority.claims(bearer(request.headers())?);
-    let device = claims.as_ref().ok().map(|claims| claims.caller.device_no);
+    let device = device_of(&claims);
     request.extensions_mut().insert(Recognised(claims));
     device
 }

@@ -1,8 +1,8 @@
 //! The kinds of settings.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use secrecy::SecretString;
 
 use crate::domain::CipherSuite;
@@ -65,6 +65,19 @@ pub struct Proxies {
     pub trusted: Vec<IpNet>,
     /// Where they give it.
     pub header: ForwardedHeader,
+}
+
+/// Whether an address is in one of these networks. A network of IPv4 addresses that are written as IPv6 ones counts as what
+/// it is; so must the address.
+#[must_use]
+pub fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
+    networks.iter().any(|network| canonical(*network).contains(&address))
+}
+
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else { return network };
+    let inner = mapped.network().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
+    inner.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)
 }
 
 /// How often one address may ask without a token, in a minute.
@@ -213,6 +226,8 @@ pub struct Transport {
     pub strict: StrictTransport,
     /// Connections of the process.
     pub max_connections: usize,
+    /// Of these the connections of one address network; 0 for as many as there may be.
+    pub max_connections_per_address: usize,
     /// TLS handshakes of the process that are under way.
     pub max_handshakes: usize,
     /// How long a handshake may take.
@@ -223,6 +238,10 @@ pub struct Transport {
     pub body: Duration,
     /// How long a connection is kept without a request.
     pub idle: Duration,
+    /// At how many bytes a second a peer takes an answer at the least.
+    pub least_pace: u32,
+    /// Bytes of large answers that wait in the process for their peers to take them.
+    pub max_unread: usize,
 }
 
 impl Transport {

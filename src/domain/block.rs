@@ -1,6 +1,6 @@
 //! Networks that are shut out for a while: how long, and how they are named.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use super::Timestamp;
 
@@ -14,6 +14,27 @@ pub const BLOCK_MEMORY: Duration = Duration::from_hours(24);
 /// An address network as it is counted: the first byte tells its family, the others are its bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(pub [u8; 9]);
+
+impl Network {
+    /// The network of an address: an IPv4 address whole, also where it is written as an IPv6 one, and of an IPv6 address the
+    /// 64 bits that one subscriber has at least.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        let mut network = [0; 9];
+        let (family, bytes) = network.split_at_mut(1);
+        match address.to_canonical() {
+            IpAddr::V4(address) => {
+                family.fill(4);
+                bytes[..4].copy_from_slice(&address.octets());
+            }
+            IpAddr::V6(address) => {
+                family.fill(6);
+                bytes.copy_from_slice(&address.octets()[..8]);
+            }
+        }
+        Self(network)
+    }
+}
 
 impl fmt::Debug for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,7 +30,7 @@ pub use commits::{CommitRequest, Expected};
 pub use entrance::GroupFace;
 pub use founding::{FoundingRequest, Made, Material, MlsMaterial};
 pub use send::GroupSendRequest;
-pub use views::Page;
+pub use views::{PAGE_BYTES, Page};
 
 use crate::{
     domain::{

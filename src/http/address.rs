@@ -6,10 +6,10 @@ use std::{
 };
 
 use actix_web::{HttpRequest, http::header::HeaderValue, web};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use crate::{
-    config::{Config, ForwardedHeader},
+    config::{Config, ForwardedHeader, is_within},
     domain::Network,
 };
 
@@ -27,23 +27,10 @@ impl CallerAddress {
         Some(Self(walk(peer, &lines.collect::<Vec<_>>(), &proxies.trusted, proxies.header)))
     }
 
-    /// What is counted: an IPv4 address whole, of an IPv6 address the 64 bits that one subscriber has at least. The first
-    /// byte tells the two apart.
+    /// What is counted.
     #[must_use]
     pub fn network(&self) -> Network {
-        let mut network = [0; 9];
-        let (family, bytes) = network.split_at_mut(1);
-        match self.0 {
-            IpAddr::V4(address) => {
-                family.fill(4);
-                bytes[..4].copy_from_slice(&address.octets());
-            }
-            IpAddr::V6(address) => {
-                family.fill(6);
-                bytes.copy_from_slice(&address.octets()[..8]);
-            }
-        }
-        Network(network)
+        Network::of(self.0)
     }
 }
 
@@ -75,7 +62,7 @@ pub(super) fn walk(peer: IpAddr, values: &[&[u8]], trusted: &[IpNet], header: Fo
     let mut nearest = peer.to_canonical();
     let joined = values.join(&b',');
     let mut left = (!values.is_empty()).then_some(&*joined);
-    while is_trusted(nearest, trusted)
+    while is_within(nearest, trusted)
         && let Some(list) = left
     {
         let (before, address) = match header {
@@ -93,17 +80,6 @@ pub(super) fn walk(peer: IpAddr, values: &[&[u8]], trusted: &[IpNet], header: Fo
         left = before;
     }
     nearest
-}
-
-fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
-    trusted.iter().any(|network| canonical(*network).contains(&address))
-}
-
-/// A network of IPv4 addresses that are written as IPv6 ones as what it is.
-fn canonical(network: IpNet) -> IpNet {
-    let IpNet::V6(mapped) = network else { return network };
-    let inner = mapped.network().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
-    inner.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)
 }
 
 /// Whether quotes hold what stands between them together.

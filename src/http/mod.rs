@@ -13,6 +13,8 @@ mod policy;
 mod problem;
 mod query;
 pub mod service;
+mod shares;
+mod unread;
 
 pub use address::CallerAddress;
 pub use body::{Body, BodyKind, OptionalBody, RequestBody, read_json};
@@ -23,3 +25,4 @@ pub use limits::{Act, AddressBudgets};
 pub use policy::Policy;
 pub use problem::Problem;
 pub use query::Query;
+pub use unread::{Allowance, Unread, hold};

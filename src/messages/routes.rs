@@ -9,7 +9,7 @@ use super::{Messages, Refusal, SendBody, SendRequest, Sent, SentAnswer};
 use crate::{
     auth::Identity,
     domain::{ConversationId, DeviceId, DeviceName, DeviceNumber, MessageId, Mismatch, Sequence},
-    http::{Body, Problem, Query},
+    http::{Allowance, Body, Problem, Query},
     store::Mark,
     wire::{MessageView, Time, parse_uuid},
 };
@@ -106,6 +106,7 @@ async fn read_conversation(
     identity: Identity,
     path: web::Path<String>,
     query: Query<HistoryQuery>,
+    allowance: Allowance,
     messages: web::Data<Messages>,
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path, None).await?;
@@ -116,6 +117,7 @@ async fn read_conversation(
     let conversation = parse_uuid(&query.0.conversation_id);
     let conversation = conversation.ok_or_else(|| Problem::bad_field("conversation_id", "not a UUID"))?;
     let before = query.0.before_sequence.map(Sequence);
+    allowance.reserve(limit as usize * messages.rules.envelope).await?;
     let page = messages.history(&caller, ConversationId::new(conversation), before, limit).await?;
     let full = page.len() == limit as usize;
     let last = page.last().and_then(|message| message.sequence).map(|sequence| sequence.0);

@@ -29,10 +29,11 @@ use h2::{
 };
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_rustls::server::TlsStream;
 
+use super::pace::{Pace, Paced, SLICE};
 use crate::domain::{Clock, SystemClock, Timestamp};
 
 /// Streams that a peer may have open, as it is told (`SETTINGS_MAX_CONCURRENT_STREAMS`).
@@ -52,10 +53,7 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// Bytes of an answer that wait for the connection.
-const SEND_BUFFER: usize = 64 << 10;
-
-/// Bytes of an answer that are given to the connection at a time.
-const CHUNK: usize = 16 << 10;
+const SEND_BUFFER: usize = SLICE;
 
 /// How long a peer may take to go after it was told to.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -67,8 +65,8 @@ pub(super) struct Patience {
     pub(super) opening: Duration,
     /// Without a request.
     pub(super) idle: Duration,
-    /// To take something of an answer.
-    pub(super) stall: Duration,
+    /// To take an answer.
+    pub(super) pace: Pace,
 }
 
 /// Serves a connection to its end.
@@ -83,7 +81,8 @@ where
     A: Fn(Request) -> F,
     F: Future<Output = Response<BoxBody>>,
 {
-    let opening = timeout(patience.opening, builder().handshake::<_, Bytes>(stream));
+    let opening =
+        timeout(patience.opening, builder().handshake::<_, Bytes>(Paced::new(stream, patience.pace)));
     let Ok(opened) = opening.await else { return Ok(()) };
     let mut connection = opened?;
     let mut requests = FuturesUnordered::new();
@@ -104,7 +103,7 @@ where
             }
             accepted = accept(&mut connection, has_room) => {
                 let Some((request, respond)) = accepted.transpose()? else { return Ok(()) };
-                requests.push(answer(Rc::clone(&answers), request, respond, peer, patience.stall));
+                requests.push(answer(Rc::clone(&answers), request, respond, peer, patience.pace));
             }
             () = sleep_until(deadline), if requests.is_empty() => {
                 // The peer was told before, and has not taken leave.
@@ -134,7 +133,7 @@ type Asked = (http::Request<RecvStream>, SendResponse<Bytes>);
 
 /// The next request, while there is room for one; none when the connection has ended. Keeps the connection going.
 async fn accept(
-    connection: &mut Connection<TlsStream<TcpStream>, Bytes>,
+    connection: &mut Connection<Paced<TlsStream<TcpStream>>, Bytes>,
     has_room: bool,
 ) -> Option<Result<Asked, h2::Error>> {
     if has_room {
@@ -148,7 +147,7 @@ async fn answer<A, F>(
     asked: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     peer: Option<SocketAddr>,
-    stall: Duration,
+    pace: Pace,
 ) where
     A: Fn(Request) -> F,
     F: Future<Output = Response<BoxBody>>,
@@ -167,7 +166,7 @@ async fn answer<A, F>(
     // An error says that the peer does not want the answer any more.
     let Ok(stream) = respond.send_response(head, is_whole) else { return };
     if !is_whole {
-        give(stream, body, stall).await;
+        give(stream, body, pace).await;
     }
 }
 
@@ -226,14 +225,17 @@ fn head(response: &Response<()>, size: BodySize) -> Option<http::Response<()>> {
     Some(head)
 }
 
-/// Gives an answer's body as the peer takes it. One that takes nothing for too long loses the rest.
-async fn give(mut stream: SendStream<Bytes>, body: BoxBody, stall: Duration) {
+/// Gives an answer's body as the peer takes it. One that takes nothing for too long, or too little, loses the rest.
+async fn give(mut stream: SendStream<Bytes>, body: BoxBody, pace: Pace) {
+    let due = pace.time_for(body.size()).map(|time| Instant::now() + time);
     let mut body = pin!(body);
     while let Some(chunk) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
         let Ok(mut chunk) = chunk else { return stream.send_reset(Reason::INTERNAL_ERROR) };
         while !chunk.is_empty() {
-            stream.reserve_capacity(min(chunk.len(), CHUNK));
-            let room = match timeout(stall, poll_fn(|cx| stream.poll_capacity(cx))).await {
+            stream.reserve_capacity(min(chunk.len(), SLICE));
+            let stalled = Instant::now() + pace.stall;
+            let latest = due.map_or(stalled, |due| due.min(stalled));
+            let room = match timeout_at(latest, poll_fn(|cx| stream.poll_capacity(cx))).await {
                 Ok(Some(Ok(room))) => room,
                 Ok(Some(Err(_)) | None) => return,
                 Err(_) => return stream.send_reset(Reason::CANCEL),

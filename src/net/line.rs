@@ -1,7 +1,8 @@
 //! A connection as HTTP/1.1 reads it: in the clear or under TLS, and not for ever.
 //!
 //! The library gives only the first request of a connection a time to come. Here every one has it: while nobody is being
-//! answered, what has begun to arrive must become a request in time, or the line ends.
+//! answered, what has begun to arrive must become a request in time, or the line ends. And an answer must be taken in the
+//! time that its length allows, or the line ends as well.
 
 use std::{
     cell::Cell,
@@ -9,7 +10,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,9 +19,11 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 use tokio_rustls::server::TlsStream;
+
+use super::pace::{Pace, SLICE};
 
 /// A connection's bytes.
 pub(super) enum Stream {
@@ -45,6 +48,8 @@ pub(super) struct Turn {
     answering: Cell<usize>,
     /// Requests so far.
     requests: Cell<u64>,
+    /// When the answer that is being given must have been taken; none while that is not to be said.
+    due: Cell<Option<Instant>>,
 }
 
 /// Held while a request is answered, up to the last byte of the answer's body.
@@ -65,10 +70,23 @@ impl Drop for Answering {
     }
 }
 
-/// The body of an answer, which keeps the turn until it was given.
+/// The body of an answer, which keeps the turn until it was given, and gives it slice by slice: the library keeps a copy of
+/// what it was given.
 pub(super) struct Answer {
-    pub(super) body: BoxBody,
-    pub(super) _turn: Option<Answering>,
+    body: BoxBody,
+    /// What has come of the body, and was not given yet.
+    rest: Bytes,
+    _turn: Option<Answering>,
+}
+
+impl Answer {
+    /// An answer that is to be taken at this pace from now on.
+    pub(super) fn new(body: BoxBody, turn: Option<Answering>, pace: Pace) -> Self {
+        if let Some(Answering(turn)) = &turn {
+            turn.due.set(pace.time_for(body.size()).map(|time| Instant::now() + time));
+        }
+        Self { body, rest: Bytes::new(), _turn: turn }
+    }
 }
 
 impl MessageBody for Answer {
@@ -79,7 +97,14 @@ impl MessageBody for Answer {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(cx)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_next(cx)) {
+                Some(Ok(chunk)) => self.rest = chunk,
+                ended => return Poll::Ready(ended),
+            }
+        }
+        let length = self.rest.len().min(SLICE);
+        Poll::Ready(Some(Ok(self.rest.split_to(length))))
     }
 }
 
@@ -90,6 +115,8 @@ pub(super) struct Line {
     patience: Patience,
     /// Runs while it is the peer's turn.
     alarm: Option<Alarm>,
+    /// Runs while the peer does not take what is written.
+    overdue: Option<Pin<Box<Sleep>>>,
 }
 
 struct Alarm {
@@ -101,7 +128,7 @@ struct Alarm {
 
 impl Line {
     pub(super) fn new(stream: Stream, patience: Patience) -> Self {
-        Self { stream, turn: Rc::default(), patience, alarm: None }
+        Self { stream, turn: Rc::default(), patience, alarm: None, overdue: None }
     }
 
     pub(super) fn turn(&self) -> &Rc<Turn> {
@@ -127,6 +154,16 @@ impl Line {
             alarm.timer.as_mut().reset(Instant::now() + idle);
         }
         alarm.timer.as_mut().poll(cx).is_ready()
+    }
+
+    /// What came of writing; an error when the peer did not take it in time. Has the task woken when it will be so.
+    fn in_time<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let Some(due) = self.turn.due.get().filter(|_| written.is_pending()) else { return written };
+        let timer = self.overdue.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() != due {
+            timer.as_mut().reset(due);
+        }
+        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn note_bytes(&mut self) {
@@ -162,23 +199,29 @@ impl AsyncRead for Line {
 
 impl AsyncWrite for Line {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let line = self.get_mut();
+        let written = match &mut line.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Secured(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        };
+        line.in_time(written, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let line = self.get_mut();
+        let flushed = match &mut line.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Secured(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        };
+        line.in_time(flushed, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let line = self.get_mut();
+        let ended = match &mut line.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Secured(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        };
+        line.in_time(ended, cx)
     }
 }

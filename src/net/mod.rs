@@ -4,6 +4,8 @@
 
 mod http2;
 mod line;
+mod pace;
+mod peers;
 mod tls;
 
 use std::{
@@ -25,10 +27,14 @@ use actix_web::{
     dev::{AppConfig, ServiceResponse},
     http::KeepAlive,
 };
+use ipnet::IpNet;
 use line::{Answer, Answering, Line, Patience, Stream, Turn};
+use pace::Pace;
+use peers::Peers;
+use rustls::{ServerConfig, server::Acceptor};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 pub use tls::{Certificate, TlsFault};
 
@@ -61,6 +67,8 @@ pub struct Terms {
     pub workers: usize,
     /// Their times and numbers.
     pub transport: Transport,
+    /// Networks of proxies, whose connections are not counted for their network.
+    pub proxies: Vec<IpNet>,
     /// How long a peer may take nothing of what it is sent.
     pub stall: Duration,
     /// How long a stop waits for answers in flight.
@@ -102,6 +110,7 @@ where
     let security = terms.certificate.as_ref().map(Certificate::server_config);
     let security = security.transpose().map_err(io::Error::other)?.map(Arc::new);
     let handshakes = Arc::new(Semaphore::new(terms.transport.max_handshakes));
+    let peers = Peers::new(terms.transport.max_connections_per_address, terms.proxies.clone());
     let builder = Server::build()
         .workers(workers)
         .max_concurrent_connections(terms.transport.max_connections.div_ceil(workers))
@@ -112,7 +121,8 @@ where
     let reception = move || {
         let (application, stop) = (application.clone(), stop.clone());
         let door = Door {
-            secured: security.clone().map(TlsAcceptor::from),
+            security: security.clone(),
+            peers: Arc::clone(&peers),
             handshakes: Arc::clone(&handshakes),
             transport: transport.clone(),
             stall,
@@ -125,7 +135,8 @@ where
 /// What a connection passes before its first request.
 #[derive(Clone)]
 struct Door {
-    secured: Option<TlsAcceptor>,
+    security: Option<Arc<ServerConfig>>,
+    peers: Arc<Peers>,
     /// One for each handshake that may be under way in the process.
     handshakes: Arc<Semaphore>,
     transport: Transport,
@@ -147,7 +158,7 @@ where
     let application = application.into_factory().new_service(AppConfig::default()).await;
     let application = Rc::new(application.map_err(|error| tracing::error!(?error, "a worker cannot start"))?);
     let answers = Rc::new(move |request| answered(Rc::clone(&application), request));
-    let http1 = Rc::new(http1(Rc::clone(&answers), &door.transport, stop.clone()).new_service(()).await?);
+    let http1 = Rc::new(http1(Rc::clone(&answers), &door, stop.clone()).new_service(()).await?);
     let door = Rc::new(door);
     Ok(fn_service(move |stream: TcpStream| {
         let (door, stop) = (Rc::clone(&door), stop.clone());
@@ -155,7 +166,9 @@ where
         // Boxed, because the library keeps room for it twice.
         Box::pin(async move {
             // Who has hung up already has no address, and nobody may be served whom no limit knows.
-            let peer = Some(stream.peer_addr().map_err(|_| ())?);
+            let peer = stream.peer_addr().map_err(|_| ())?;
+            let _place = door.peers.admit(peer.ip()).ok_or(())?;
+            let peer = Some(peer);
             let times = &door.transport;
             match door.open(stream).await.ok_or(())? {
                 Opened::Http1(stream) => {
@@ -163,8 +176,8 @@ where
                     http1.call((line, Protocol::Http1, peer)).await.map_err(|_| ())
                 }
                 Opened::Http2(stream) => {
-                    let stall = door.stall;
-                    let patience = http2::Patience { opening: times.head, idle: times.idle, stall };
+                    let pace = door.pace();
+                    let patience = http2::Patience { opening: times.head, idle: times.idle, pace };
                     // Boxed, as the handshake is, so that connections without them stay small.
                     let served = Box::pin(http2::serve(*stream, peer, answers, patience, stop)).await;
                     served.map_err(|error| tracing::debug!(%error, "an HTTP/2 connection broke"))
@@ -189,7 +202,7 @@ where
 /// The library's HTTP/1.1, over lines of ours.
 fn http1<A, F>(
     answers: Rc<A>,
-    times: &Transport,
+    door: &Door,
     stop: GracefulShutdownSignal,
 ) -> impl ServiceFactory<
     (Line, Protocol, Option<SocketAddr>),
@@ -202,11 +215,12 @@ where
     A: Fn(Request) -> F + 'static,
     F: Future<Output = Response<BoxBody>> + 'static,
 {
+    let (times, pace) = (&door.transport, door.pace());
     let application = fn_service(move |request: Request| {
         let turn = request.conn_data::<Rc<Turn>>().map(Answering::on);
         // Boxed: as long as a body is given, and a socket's is while it is open, the connection has no room for this.
         let answer = Box::pin(answers(request));
-        async move { Ok::<_, Infallible>(answer.await.map_body(|_, body| Answer { body, _turn: turn })) }
+        async move { Ok::<_, Infallible>(answer.await.map_body(|_, body| Answer::new(body, turn, pace))) }
     });
     HttpService::build()
         // What the library's own server is built with; hidden, but the only way to end idle connections at a stop.
@@ -230,15 +244,21 @@ enum Opened {
 }
 
 impl Door {
+    const fn pace(&self) -> Pace {
+        Pace { stall: self.stall, least: self.transport.least_pace }
+    }
+
     /// Bounds what the kernel keeps of a connection, and secures it. None when the handshake failed or took too long.
     async fn open(&self, stream: TcpStream) -> Option<Opened> {
         if let Err(error) = self.bound(&stream) {
             tracing::debug!(%error, "a connection keeps the system's own bounds");
         }
-        let Some(secured) = &self.secured else { return Some(Opened::Http1(Stream::Plain(stream))) };
+        let Some(security) = &self.security else { return Some(Opened::Http1(Stream::Plain(stream))) };
         let handshake = Box::pin(async {
+            // Who says nothing costs nothing, and takes no place of those who do.
+            let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
             let _place = self.handshakes.acquire().await.ok()?;
-            secured.accept(stream).await.ok()
+            begun.into_stream(Arc::clone(security)).await.ok()
         });
         let stream = Box::new(timeout(self.transport.handshake, handshake).await.ok()??);
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

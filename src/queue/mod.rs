@@ -30,6 +30,12 @@ const ANSWER_WEIGHT: usize = 8 << 20;
 /// Items that are read at a time for an answer.
 const ITEMS_AT_ONCE: usize = 8;
 
+/// The bytes that an answer with so many items, each with a sealed body of so many bytes at the most, may have of them and of
+/// the logs of groups. Welcomes may be larger.
+fn most_of(items: usize, envelope: usize) -> usize {
+    items.saturating_mul(envelope).min(ANSWER_WEIGHT + ITEMS_AT_ONCE * envelope) + pages::BYTES
+}
+
 /// The acts on a device's own mailbox, and on its cursors in the logs of its groups.
 pub struct Queue {
     /// The store.

@@ -8,7 +8,7 @@ use crate::{
 
 /// Entries and bytes in one answer, and groups that the store is asked about for one.
 const ENTRIES: usize = 100;
-const BYTES: usize = 1 << 20;
+pub(super) const BYTES: usize = 1 << 20;
 const GROUPS: usize = 50;
 
 /// Entries that a group may have in an answer, however many groups there are.

@@ -19,6 +19,7 @@ use super::{
     acks::LastAcks,
     frames::{Format, acked_entries, acked_ids},
     inbox::Inbox,
+    most_of,
     outbox::{Writing, outbox},
     pages::GroupPage,
     session::{Place, Session, Sockets, count_from_zero, start},
@@ -29,7 +30,7 @@ use crate::{
     config::Config,
     domain::{Caller, Item, Position},
     groups::Groups,
-    http::{Body, CallerAddress, Problem, Query, RequestBody, check_origin, pay_to_open},
+    http::{Allowance, Body, CallerAddress, Problem, Query, RequestBody, check_origin, pay_to_open},
     messages::Messages,
     metrics::{self, Way},
     wire::{Id, ListedDeviceView, LogEntryView, MessageView, WelcomeView},
@@ -154,6 +155,8 @@ async fn read_queue(
     identity: Identity,
     path: web::Path<(String, String)>,
     query: Query<QueueQuery>,
+    allowance: Allowance,
+    config: web::Data<Config>,
     queue: web::Data<Queue>,
 ) -> Result<impl Responder, Problem> {
     let caller = identity.act_as(&path.0, Some(&path.1)).await?;
@@ -162,7 +165,10 @@ async fn read_queue(
         return Err(Problem::bad_field("limit", "a number from 1 to 100 is expected"));
     }
     let after = Position(query.0.after.unwrap_or(0).max(0));
-    let left = queue.left(caller.device_no, after, limit).await?;
+    let mut left = queue.left(caller.device_no, after, limit).await?;
+    if allowance.reserve(most_of(left.items.len(), config.limits.envelope)).await? {
+        left = queue.left(caller.device_no, after, limit).await?;
+    }
     let (items, cut_at) = queue.some_items(caller.device_no, &left).await?;
     let more = cut_at.is_some() || left.items.len() == limit as usize;
     let last_left = left.items.last().filter(|_| more).map(|(position, _)| *position);

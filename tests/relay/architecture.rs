@@ -118,7 +118,7 @@ const HOUSE: &[Room] = &[
     // Connections, before anybody knows what is asked on them.
     Room {
         files: &["net"],
-        uses: &["net", "config::TlsFiles", "config::Transport", "domain", "metrics"],
+        uses: &["net", "config::TlsFiles", "config::Transport", "config::is_within", "domain", "metrics"],
         crates: &ACTIX,
     },
     Room {

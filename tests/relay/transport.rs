@@ -1,10 +1,12 @@
 //! The promises about connections (proto-docs/transport.md).
 
+mod gone;
 mod headers;
 mod hostile;
 mod http2;
 mod sockets;
 mod tls;
+mod unread;
 
 use crate::support::{
     client::{Device, Kind},

@@ -9,11 +9,14 @@ use crate::{
     auth::Identity,
     domain::{Epoch, Position},
     groups::{
-        GroupSendBody, GroupSent, GroupSentAnswer, Groups,
+        GroupSendBody, GroupSent, GroupSentAnswer, Groups, PAGE_BYTES,
         answers::{InfoAnswer, LogAnswer, TreeAnswer},
     },
-    http::{Body, Problem, Query},
+    http::{Allowance, Body, Problem, Query},
 };
+
+/// Bytes of a `GroupInfo` with its tree, about, as a large group has them.
+const STATE_BYTES: usize = 4 << 20;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -71,12 +74,15 @@ async fn read_log(
     identity: Identity,
     path: web::Path<String>,
     query: Query<LogQuery>,
+    allowance: Allowance,
     groups: web::Data<Groups>,
 ) -> Result<impl Responder, Problem> {
     let LogQuery { after, limit, user_id, device_id } = query.0;
     let caller = Actor { user_id, device_id }.caller(&identity).await?;
     let after = Position(after.unwrap_or(0).max(0));
-    let page = groups.read_log(&caller, group_id(&path)?, after, page_limit(limit)?).await?;
+    let (group, limit) = (group_id(&path)?, page_limit(limit)?);
+    allowance.reserve(PAGE_BYTES).await?;
+    let page = groups.read_log(&caller, group, after, limit).await?;
     Ok(web::Json(LogAnswer::from(page)))
 }
 
@@ -90,6 +96,7 @@ async fn get_tree(
     path: web::Path<String>,
     query: Query<TreeQuery>,
     token: JoinToken,
+    allowance: Allowance,
     groups: web::Data<Groups>,
 ) -> Result<impl Responder, Problem> {
     let TreeQuery { epoch, user_id, device_id } = query.0;
@@ -97,6 +104,7 @@ async fn get_tree(
     let out_of_range = || Problem::bad_field("epoch", "an epoch below 2^53 is expected");
     let epoch = epoch.map(|epoch| Epoch::from_wire(epoch).ok_or_else(out_of_range)).transpose()?;
     let group = group_id(&path)?;
+    allowance.reserve(STATE_BYTES).await?;
     let (epoch, tree) = groups.tree(&caller, group, epoch, token.0).await?;
     Ok(web::Json(TreeAnswer::new(group, epoch, tree)))
 }
@@ -112,10 +120,12 @@ async fn get_info(
     path: web::Path<String>,
     actor: Query<Actor>,
     token: JoinToken,
+    allowance: Allowance,
     groups: web::Data<Groups>,
 ) -> Result<impl Responder, Problem> {
     let caller = actor.0.caller(&identity).await?;
     let group = group_id(&path)?;
+    allowance.reserve(STATE_BYTES).await?;
     let info = groups.info(&caller, group, token.0).await?;
     Ok(web::Json(InfoAnswer::new(group, info)))
 }

@@ -96,6 +96,7 @@ impl Backend {
             "RATE_LIMIT_JOIN_LIMIT",
             "RATE_LIMIT_ACCOUNT_LIMIT",
             "RATE_LIMIT_OPEN_LIMIT",
+            "MAX_CONNECTIONS_PER_ADDRESS",
             "RATE_LIMIT_DEVICES_PER_IP",
             "RATE_LIMIT_CONNECTION_LIMIT_PER_IP",
             "RATE_LIMIT_CONNECTION_LIMIT_PER_USER",

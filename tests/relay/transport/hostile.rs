@@ -13,6 +13,7 @@ use crate::support::{
     client::{Device, Kind},
     relay::{Backend, TestRelay},
     tls::{PATIENCE, exchange, exchanged, heard},
+    wait,
 };
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -248,5 +249,43 @@ async fn no_more_connections_are_taken_than_there_may_be_and_the_next_waits_its_
     assert_eq!(&start, b"HTTP/1.1 200");
     // What was said before is still there.
     assert!(exchange(&mut third, "").await.contains("healthy"));
+    backend.finish().await;
+}
+
+/// Whether the relay answers on a fresh connection, which is kept; one that is closed without a word is none.
+async fn admitted(relay: &TestRelay) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(relay.address).await.unwrap();
+    // The relay may have closed it already.
+    stream.write_all(HEALTH.as_bytes()).await.ok()?;
+    let mut start = [0; 12];
+    timeout(PATIENCE, stream.read_exact(&mut start)).await.expect("an answer or an end").ok()?;
+    assert_eq!(&start, b"HTTP/1.1 200");
+    Some(stream)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_has_its_share_of_the_connections_and_a_trusted_proxy_as_many_as_it_likes() {
+    let backend = Backend::embedded();
+    let limited = ("MAX_CONNECTIONS_PER_ADDRESS", "3");
+    // Two workers: it is the process that counts.
+    let relay = backend.relay(&[limited, ("WORKERS", "2"), ("METRICS_ADDRESS", "127.0.0.1:0")]).await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        kept.push(admitted(&relay).await.expect("a place"));
+    }
+    assert!(admitted(&relay).await.is_none(), "the fourth is closed at once");
+    let tripped = r#"restante_limits_tripped_total{limit="tcp-connections",of="network"} "#;
+    let page = relay.metrics().await;
+    let count = page.lines().find_map(|line| line.strip_prefix(tripped)).expect("it is counted");
+    assert!(count.parse::<u64>().unwrap() >= 1, "{count}");
+    kept.pop();
+    wait::until(PATIENCE, "the place is free again", async || admitted(&relay).await.is_some()).await;
+    relay.stop().await;
+
+    let relay = backend.relay(&[limited, ("TRUSTED_PROXIES", "127.0.0.0/8")]).await;
+    let mut kept = Vec::new();
+    for _ in 0..6 {
+        kept.push(admitted(&relay).await.expect("a proxy's connection"));
+    }
     backend.finish().await;
 }

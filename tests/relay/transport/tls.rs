@@ -231,6 +231,28 @@ async fn handshakes_that_do_not_come_to_an_end_are_given_up_and_keep_nobody_out_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connects_and_says_nothing_takes_no_place_of_those_who_do() {
+    let backend = Backend::embedded();
+    let (files, root) = Credentials::fresh();
+    let mut settings = files.settings().to_vec();
+    settings.extend([("TLS_HANDSHAKE_TIMEOUT", "120".to_owned()), ("MAX_TLS_HANDSHAKES", "2".to_owned())]);
+    let relay = backend.relay(&borrowed(&settings)).await;
+    let mut held = Vec::new();
+    for silent in [true, false].repeat(5) {
+        let mut stream = TcpStream::connect(relay.address).await.unwrap();
+        if !silent {
+            stream.write_all(&hello_of([3, 3])[..20]).await.unwrap();
+        }
+        held.push(stream);
+    }
+    let honest = timeout(PATIENCE, connect(relay.address, &root, HTTP1, BOTH));
+    let mut stream = honest.await.expect("there is a place").unwrap();
+    assert!(exchange(&mut stream, HEALTH).await.starts_with("HTTP/1.1 200"));
+    drop(held);
+    backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_in_the_clear_that_others_can_reach_says_so_loudly() {
     let backend = Backend::embedded();
     let mut loud = RelayProcess::start(&backend, &[("HOST", "0.0.0.0")]).await;
