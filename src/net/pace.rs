@@ -152,7 +152,7 @@ mod tests {
             }
         };
         let written = tokio::select! {
-            written = timeout(Duration::from_secs(60), async { ours.write_all(&[0; 8 << 10]).await }) => written,
+            written = timeout(Duration::from_mins(1), async { ours.write_all(&[0; 8 << 10]).await }) => written,
             () = dripping => unreachable!("ours is open"),
         };
         assert_eq!(written.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
