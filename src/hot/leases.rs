@@ -105,6 +105,18 @@ mod tests {
     }
 
     #[test]
+    fn of_two_leases_that_came_at_once_the_one_that_is_worth_more_is_kept() {
+        let mut leases = Leases::bounded(10);
+        let large = QUOTA.lease(None, 15, NOW);
+        let small = QUOTA.lease(Some(large.filled_until), 2, NOW);
+        for lease in [large, small] {
+            assert_eq!(leases.take(key(0), QUOTA, lease, NOW).drawn, Drawn::Taken);
+        }
+        let spent = (0..20).map_while(|_| leases.spend(key(0), QUOTA, NOW)).count();
+        assert_eq!(spent, 14);
+    }
+
+    #[test]
     fn a_full_table_keeps_what_it_has_until_that_is_worth_nothing() {
         let mut leases = Leases::bounded(2);
         for number in 0..2 {
