@@ -59,7 +59,8 @@ impl Quota {
     #[must_use]
     pub fn lease(self, filled_until: Option<i64>, most: u32, now: Timestamp) -> Lease {
         let (now, interval) = (now.micros(), self.interval_micros());
-        // Never fuller than full: a clock that was set back must not lock anybody out for longer than a period.
+        // Never fuller than full: a clock that was set back must not lock anybody out for longer than a period. Whoever
+        // keeps the answer keeps that too, or a budget would be full anew at each look.
         let full = now.saturating_add(self.period_micros());
         let filled = filled_until.unwrap_or(now).clamp(now, full);
         let free = full.saturating_sub(filled) / interval;
@@ -67,13 +68,11 @@ impl Quota {
         Lease { places, filled_until: filled.saturating_add(interval.saturating_mul(i64::from(places))) }
     }
 
-    /// Draws a place. `filled_until` is what an earlier draw left, in microseconds since 1970, or none; a place that was
-    /// taken leaves a new one.
+    /// Draws a place. `filled_until` is what an earlier draw left, in microseconds since 1970, or none; it becomes what this
+    /// one leaves.
     pub fn draw(self, filled_until: &mut Option<i64>, now: Timestamp) -> Drawn {
         let lease = self.lease(*filled_until, 1, now);
-        if lease.places > 0 {
-            *filled_until = Some(lease.filled_until);
-        }
+        *filled_until = Some(lease.filled_until);
         lease.drawn(self, now)
     }
 
@@ -170,6 +169,13 @@ mod tests {
         let mut filled = None;
         assert_eq!(quota.draw(&mut filled, NOW.plus(Duration::from_hours(1))), Drawn::Taken);
         assert_eq!(quota.draw(&mut filled, NOW), Drawn::Empty(Duration::from_secs(20)));
-        assert_eq!(quota.draw(&mut filled, NOW.plus(Duration::from_hours(2))), Drawn::Taken);
+        let soon = NOW.plus(Duration::from_secs(20));
+        assert_eq!(quota.draw(&mut filled, soon), Drawn::Taken);
+        assert_eq!(quota.draw(&mut filled, soon), Drawn::Empty(Duration::from_secs(20)));
+        let later = NOW.plus(Duration::from_mins(2));
+        assert_eq!(
+            [(); 4].map(|()| quota.draw(&mut filled, later) == Drawn::Taken),
+            [true, true, true, false]
+        );
     }
 }

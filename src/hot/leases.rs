@@ -32,8 +32,9 @@ impl Leases {
     /// Spends a place of the lease, or says that the shared budget is known to be empty. None when it must be asked.
     pub(super) fn spend(&mut self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Option<Spent> {
         let kept = self.kept.get_mut(&budget)?;
-        // What has lapsed is gone for good.
+        // What has lapsed is gone for good, and what is filled for longer than a period was so by another clock.
         kept.places = worth(*kept, quota, now);
+        kept.filled_until = kept.filled_until.min(now.micros().saturating_add(quota.period_micros()));
         if kept.places > 0 {
             kept.places -= 1;
             return Some(spent(*kept, quota, Drawn::Taken, now));

@@ -42,16 +42,21 @@ impl Ledger {
     pub(super) fn lease(&mut self, budget: BudgetKey, quota: Quota, most: u32, now: Timestamp) -> Lease {
         let period = quota.period_micros();
         self.sweep(period, now);
-        let lease = quota.lease(self.kept.get(&budget).map(|kept| kept.until), most, now);
-        if lease.places > 0 {
+        let until = self.kept.get(&budget).map(|kept| kept.until);
+        let lease = quota.lease(until, most, now);
+        if until != Some(lease.filled_until) {
             self.put(budget, Kept { until: lease.filled_until, period });
         }
         lease
     }
 
     /// How long it takes until there is a place; nothing when there is one.
-    pub(super) fn wait(&self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Duration {
-        self.kept.get(&budget).map_or(Duration::ZERO, |kept| quota.wait(kept.until, now))
+    pub(super) fn wait(&mut self, budget: BudgetKey, quota: Quota, now: Timestamp) -> Duration {
+        if !self.kept.contains_key(&budget) {
+            return Duration::ZERO;
+        }
+        let looked = self.lease(budget, quota, 0, now);
+        quota.wait(looked.filled_until, now)
     }
 
     fn put(&mut self, budget: BudgetKey, fresh: Kept) {

@@ -99,6 +99,7 @@ suite! {
         of_many_that_race_for_the_last_places_as_many_get_one_as_there_are,
         every_engine_answers_by_the_rule_of_the_domain,
         a_lease_is_as_much_as_there_is_and_counts_for_everybody,
+        a_clock_that_was_set_back_locks_nobody_out_for_longer_than_a_period,
         of_many_leases_that_race_none_gives_a_place_twice,
     }
     crowds {

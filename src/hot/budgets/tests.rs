@@ -129,11 +129,7 @@ impl Hot for Wavering {
 }
 
 async fn taken(budgets: &Budgets, of: &[u8]) -> usize {
-    let mut taken = 0;
-    for _ in 0..10 {
-        taken += usize::from(budgets.draw("test", &[of], QUOTA, NOW).await == Drawn::Taken);
-    }
-    taken
+    taken_at(budgets, of, NOW).await
 }
 
 #[tokio::test]
@@ -161,6 +157,33 @@ async fn a_node_whose_engine_is_away_counts_by_itself() {
         3,
         "and another node knows nothing of it"
     );
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_was_set_back_goes_on_within_a_period() {
+    let budgets = Budgets::new(Wavering::present(), [1; 32]);
+    let quota = Quota::per_minute(40);
+    let back = |seconds| NOW.plus(Duration::from_secs(seconds));
+    let before = NOW.plus(Duration::from_hours(1));
+    assert_eq!(spent(&budgets, b"somebody", quota, before).await, 40);
+    // The node and the engine each find out for themselves, so it may take two intervals until the first place is back.
+    assert_eq!(spent(&budgets, b"somebody", quota, back(0)).await, 0);
+    assert_eq!(spent(&budgets, b"somebody", quota, back(3)).await, 0);
+    assert_eq!(spent(&budgets, b"somebody", quota, back(6)).await, 2);
+    assert_eq!(spent(&budgets, b"somebody", quota, back(90)).await, 40);
+
+    assert_eq!(taken_at(&budgets, b"another", before).await, 3);
+    assert_eq!(taken_at(&budgets, b"another", back(0)).await, 0);
+    assert_eq!(taken_at(&budgets, b"another", back(20)).await, 0);
+    assert_eq!(taken_at(&budgets, b"another", back(40)).await, 1);
+}
+
+async fn taken_at(budgets: &Budgets, of: &[u8], now: Timestamp) -> usize {
+    let mut taken = 0;
+    for _ in 0..10 {
+        taken += usize::from(budgets.draw("test", &[of], QUOTA, now).await == Drawn::Taken);
+    }
+    taken
 }
 
 async fn spent(budgets: &Budgets, of: &[u8], quota: Quota, now: Timestamp) -> u32 {

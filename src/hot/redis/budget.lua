@@ -9,18 +9,13 @@ if not now then
   now = time[1] * 1000000 + time[2]
 end
 local full = now + period
-local filled = tonumber(redis.call('GET', KEYS[1]) or '')
-if not (filled and filled > now) then
-  filled = now
-end
-if filled > full then
-  filled = full
-end
+local kept = tonumber(redis.call('GET', KEYS[1]) or '')
+local filled = math.min(math.max(kept or now, now), full)
 local places = math.min(math.floor((full - filled) / interval), most)
-if places < 1 then
+filled = filled + places * interval
+if filled == kept then
   return {0, filled - now}
 end
-filled = filled + places * interval
 -- Lua would write a number of this size with an exponent and fewer digits.
 redis.call('SET', KEYS[1], string.format('%.0f', filled), 'PX', ARGV[4])
 return {places, filled - now}

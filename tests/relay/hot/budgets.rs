@@ -70,6 +70,18 @@ pub(super) async fn a_lease_is_as_much_as_there_is_and_counts_for_everybody(rig:
     assert_eq!(one.lease(budget, quota, 100, then).await.unwrap().places, 1);
 }
 
+pub(super) async fn a_clock_that_was_set_back_locks_nobody_out_for_longer_than_a_period(rig: &Rig) {
+    let (one, two, budget, quota) = (&rig.one.hot, &rig.two.hot, budget(), Quota::per_minute(3));
+    let before = NOW.plus(Duration::from_hours(1));
+    assert_eq!(one.lease(budget, quota, 1, before).await.unwrap().places, 1);
+    assert_eq!(two.draw(budget, quota, NOW).await.unwrap(), Drawn::Empty(Duration::from_secs(20)));
+    let then = NOW.plus(Duration::from_secs(20));
+    assert_eq!(two.draw(budget, quota, then).await.unwrap(), Drawn::Taken);
+    assert_eq!(one.draw(budget, quota, then).await.unwrap(), Drawn::Empty(Duration::from_secs(20)));
+    let at_last = NOW.plus(Duration::from_mins(2));
+    assert_eq!(one.lease(budget, quota, 100, at_last).await.unwrap().places, 3);
+}
+
 pub(super) async fn of_many_leases_that_race_none_gives_a_place_twice(rig: &Rig) {
     for _ in 0..10 {
         let (budget, quota) = (budget(), Quota::per_minute(100));
