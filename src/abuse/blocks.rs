@@ -21,6 +21,9 @@ use crate::{
 /// How long the store is waited for, by somebody who is refused.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How many blocks the store is told of later, before it is read.
+const TOLD_AT_ONCE: usize = 64;
+
 /// The networks that are shut out.
 pub struct Blocks {
     store: Arc<dyn Store>,
@@ -38,7 +41,7 @@ pub struct Blocks {
 struct Known {
     /// As the store has them, and those entered here since it was read.
     stored: Entries,
-    /// Those that the store could not be told of; its word counts as soon as it answers again.
+    /// Those that the store could not be told of. It is told as soon as it listens.
     alone: Entries,
     /// How many were entered here, so that an answer that is older than one of them does not undo it.
     turn: u64,
@@ -75,7 +78,7 @@ impl Known {
     }
 
     /// Takes over what the store had in this turn. What was entered since is not in it, or is the same.
-    fn take_over(&mut self, blocks: Vec<Block>, turn: u64) {
+    fn take_over(&mut self, blocks: Vec<Block>, turn: u64, now: Timestamp) {
         let newer = std::mem::take(&mut self.stored).since(turn);
         for block in blocks {
             self.stored.enter(block, turn);
@@ -83,7 +86,13 @@ impl Known {
         for Entry { block, turn } in newer.0.into_values() {
             self.stored.enter(block, turn);
         }
-        self.alone = std::mem::take(&mut self.alone).since(turn);
+        self.alone.0.retain(|_, entry| entry.block.until > now);
+    }
+
+    /// The store was told of a block.
+    fn told(&mut self, block: Block) {
+        self.alone.0.remove(&block.network);
+        self.enter_stored(block);
     }
 }
 
@@ -159,18 +168,31 @@ impl Blocks {
             tracing::debug!("the store could not be told of a block; this node blocks alone");
             return self.known_now().enter_alone(key, now);
         };
-        self.known_now().enter_stored(block);
+        self.known_now().told(block);
     }
 
-    /// Reads the blocks, those that an operator lifted not being among them.
+    /// Reads the blocks, those that an operator lifted not being among them, and tells the store of what it could not be told
+    /// of.
     ///
     /// # Errors
     /// When the store cannot be asked; what is known stands then.
     pub async fn read(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
         let asked_in = self.known.read().unwrap_or_else(PoisonError::into_inner).turn;
-        let blocks = self.store.blocks(self.clock.now()).await?;
-        self.known_now().take_over(blocks, asked_in);
+        let blocks = self.store.blocks(now).await?;
+        self.known_now().take_over(blocks, asked_in, now);
+        for network in self.alone(now) {
+            let block = self.store.block(network, now).await?;
+            self.known_now().told(block);
+        }
         Ok(())
+    }
+
+    /// Some of the blocks that the store does not know of and that have not ended.
+    fn alone(&self, now: Timestamp) -> Vec<NetworkKey> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let present = known.alone.0.values().map(|entry| entry.block).filter(|block| block.until > now);
+        present.map(|block| block.network).take(TOLD_AT_ONCE).collect()
     }
 
     fn known_now(&self) -> RwLockWriteGuard<'_, Known> {
@@ -200,12 +222,15 @@ mod tests {
         let asked_in = known.turn;
         known.enter_stored(block(3, 60));
         known.enter_alone(key(4), NOW);
-        known.take_over(vec![block(5, 60)], asked_in);
+        known.take_over(vec![block(5, 60)], asked_in, NOW);
         let blocked =
             |known: &Known| (1..=5).filter(|number| known.until(key(*number)).is_some()).collect::<Vec<_>>();
-        assert_eq!(blocked(&known), [3, 4, 5], "the store has lifted the others, or never knew");
-        known.take_over(vec![block(3, 60)], known.turn);
-        assert_eq!(blocked(&known), [3]);
+        assert_eq!(blocked(&known), [2, 3, 4, 5], "one was lifted, and of two the store does not know yet");
+        known.told(block(4, 60));
+        known.take_over(vec![block(4, 60)], known.turn, NOW);
+        assert_eq!(blocked(&known), [2, 4]);
+        known.take_over(Vec::new(), known.turn, NOW.plus(Duration::from_mins(2)));
+        assert_eq!(blocked(&known), [0; 0], "what has ended is not kept for a store that answers");
     }
 
     #[test]
@@ -214,7 +239,7 @@ mod tests {
         for round in 0..10 {
             let asked_in = known.turn;
             known.enter_stored(block(round, 60));
-            known.take_over(vec![block(100 + round, 60)], asked_in);
+            known.take_over(vec![block(100 + round, 60)], asked_in, NOW);
             assert!(known.until(key(100 + round)).is_some());
             assert_eq!(known.stored.0.len(), 2, "what is lifted goes");
         }
@@ -224,7 +249,7 @@ mod tests {
     fn of_too_many_blocks_those_are_known_that_end_the_latest() {
         let (mut known, most) = (Known::default(), MOST_BLOCKS);
         let answer = (0..most).map(|number| block(number, u64::from(number) + 1)).collect();
-        known.take_over(answer, 0);
+        known.take_over(answer, 0, NOW);
         known.enter_stored(block(most, 1_000_000));
         assert_eq!(known.until(key(0)), None);
         assert!(known.until(key(1)).is_some() && known.until(key(most)).is_some());
