@@ -13,8 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use ureq::{Agent, tls::TlsConfig};
 
 use crate::{
-    api, app,
-    config::{self, Config, InEffect, Loaded, LogFormat},
+    api,
+    app::{self, Outfit},
+    config::{self, Config, Faults, InEffect, Loaded, LogFormat},
     domain::{Clock, NetworkKey, SystemClock},
     telemetry,
     wire::Time,
@@ -69,7 +70,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Look {
-    /// Tell all faults of the settings; exit 0 if there are none, else 2
+    /// Tell all faults of the settings and of the files they name; exit 0 if there are none, else 2
     Check,
     /// Print the settings in effect and where each comes from, without secrets
     Print,
@@ -103,77 +104,88 @@ const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
 impl Arguments {
     /// Does what the command line asks for. What goes wrong is told on standard error.
     pub async fn run(self) -> ExitCode {
-        let command = self.command.unwrap_or(Command::Serve);
-        match &command {
-            Command::Openapi => {
-                print!("{}", api::document_text());
-                return ExitCode::SUCCESS;
-            }
-            Command::Schema => {
-                println!("{}", app::newest_schema());
-                return ExitCode::SUCCESS;
-            }
-            Command::Config { act: Look::Example } => {
-                print!("{}", config::example());
-                return ExitCode::SUCCESS;
-            }
-            Command::Config { act: Look::Value { name } } => return value(self.config.as_deref(), name),
-            _ => {}
-        }
-        let Loaded { config, in_effect } = match Config::load(self.config.as_deref()) {
-            Ok(loaded) => loaded,
-            Err(faults) => {
-                eprintln!("the settings have faults:\n{faults}");
-                return ExitCode::from(2);
-            }
-        };
-        let done = match command {
-            Command::Serve => serve(config).await,
-            Command::Migrate => app::migrate(&config).await.map_err(|error| error.to_string()),
-            Command::Healthcheck => healthcheck(&config),
-            Command::Backup { file } => backup(&config, &file).await,
-            Command::Blocks { act } => blocks(&config, act).await,
-            Command::Restored { data_dir } => restored(embedded_in(config, data_dir)).await,
-            Command::Config { act } => {
-                look(&act, &in_effect);
-                Ok(())
-            }
-            Command::Openapi | Command::Schema => Ok(()),
-        };
-        match done {
+        match self.act().await {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
+            Err(Failure::Settings(faults)) => {
+                eprintln!("{faults}");
+                ExitCode::from(2)
+            }
+            Err(Failure::Act(error)) => {
                 eprintln!("{error}");
                 ExitCode::FAILURE
             }
         }
     }
+
+    async fn act(self) -> Result<(), Failure> {
+        let file = self.config.as_deref();
+        match self.command.unwrap_or(Command::Serve) {
+            Command::Openapi => print!("{}", api::document_text()),
+            Command::Schema => println!("{}", app::newest_schema()),
+            Command::Config { act } => look(&act, file)?,
+            Command::Serve => serve(outfit(file)?).await?,
+            Command::Migrate => app::migrate(&settings(file)?.config).await?,
+            Command::Healthcheck => healthcheck(&settings(file)?.config)?,
+            Command::Backup { file: copy } => backup(&settings(file)?.config, &copy).await?,
+            Command::Blocks { act } => blocks(&settings(file)?.config, act).await?,
+            Command::Restored { data_dir } => restored(embedded_in(settings(file)?.config, data_dir)).await?,
+        }
+        Ok(())
+    }
 }
 
-fn look(act: &Look, in_effect: &[InEffect]) {
+/// Why a command was not done, in words for the operator.
+enum Failure {
+    /// By the settings.
+    Settings(String),
+    /// By what was to be done.
+    Act(String),
+}
+
+impl From<String> for Failure {
+    fn from(error: String) -> Self {
+        Self::Act(error)
+    }
+}
+
+impl From<app::StartError> for Failure {
+    fn from(error: app::StartError) -> Self {
+        Self::Act(error.to_string())
+    }
+}
+
+fn faulty(faults: &Faults) -> Failure {
+    Failure::Settings(format!("the settings have faults:\n{faults}"))
+}
+
+/// The settings, for what is done beside a relay: what only a relay needs, such as its certificate, may be elsewhere.
+fn settings(file: Option<&Path>) -> Result<Loaded, Failure> {
+    Config::load(file).map_err(|faults| faulty(&faults))
+}
+
+/// The settings with all that a relay needs.
+fn outfit(file: Option<&Path>) -> Result<Outfit, Failure> {
+    Outfit::load(Config::reading(file)).map_err(|faults| faulty(&faults))
+}
+
+fn look(act: &Look, file: Option<&Path>) -> Result<(), Failure> {
     match act {
-        Look::Check => println!("the settings are sound"),
+        Look::Check => {
+            outfit(file)?;
+            println!("the settings are sound");
+        }
         Look::Print => {
-            for InEffect { name, value, source } in in_effect {
+            for InEffect { name, value, source } in settings(file)?.in_effect {
                 println!("{name} = {value}  # {source}");
             }
         }
-        Look::Value { .. } | Look::Example => {}
-    }
-}
-
-/// Prints the value of one setting.
-fn value(file: Option<&Path>, name: &str) -> ExitCode {
-    match Config::value(file, name) {
-        Ok(value) => {
+        Look::Value { name } => {
+            let value = Config::value(file, name).map_err(|faults| Failure::Settings(faults.to_string()))?;
             println!("{value}");
-            ExitCode::SUCCESS
         }
-        Err(faults) => {
-            eprintln!("{faults}");
-            ExitCode::from(2)
-        }
+        Look::Example => print!("{}", config::example()),
     }
+    Ok(())
 }
 
 /// The settings, or those of the embedded engines in a folder if one is named.
@@ -184,7 +196,8 @@ fn embedded_in(config: Config, folder: Option<PathBuf>) -> Config {
     }
 }
 
-async fn serve(config: Config) -> Result<(), String> {
+async fn serve(outfit: Outfit) -> Result<(), String> {
+    let config = outfit.config();
     let format = config.log_format;
     // From here on a SIGHUP ends nothing: with TLS it has the certificate read again, and otherwise it means nothing.
     let _hangups = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
@@ -198,13 +211,13 @@ async fn serve(config: Config) -> Result<(), String> {
     if config.metrics_token.is_none() && config.metrics_address.is_some_and(|at| !at.ip().is_loopback()) {
         tracing::warn!("METRICS_ADDRESS can be reached from other machines, and METRICS_TOKEN is not set");
     }
-    if is_in_the_clear(&config) {
+    if is_in_the_clear(config) {
         tracing::warn!(
             "HOST is not a loopback address, and there is neither TLS (TLS_CERT_PATH, TLS_KEY_PATH) nor a proxy \
              (TRUSTED_PROXIES): tokens cross the network in the clear"
         );
     }
-    let relay = app::start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
+    let relay = app::start_with(outfit, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
     announce(&relay, format);
     let ended = relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string());
     tokio::task::spawn_blocking(|| telemetry.finish())

@@ -67,6 +67,82 @@ fn all_faults_of_all_places_are_told_by_every_command() {
 }
 
 #[test]
+fn a_fault_of_what_settings_name_is_told_with_all_others_before_anything_is_opened() {
+    let place = Place::with(&[("no-key", "hunter2"), ("keys.json", "{}")]);
+    let mut environment = vec![
+        ("WORKERS", "many"),
+        ("TLS_CERT_PATH", "away.pem"),
+        ("TLS_KEY_PATH", "no-key"),
+        ("DATABASE_URL", "postgres://u:hunter2@db:port/restante"),
+        ("REDIS_URL", "redis://:hunter2@cache:66666"),
+        ("MASTER_SECRET", SECRET),
+        ("TOKEN_SIGNING_KEY", "hunter2"),
+        ("REGISTRATION", "token"),
+        ("ADMISSION_KEY", "hunter2"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:hunter2@["),
+    ];
+    for command in [&["config", "check"][..], &["serve"], &[]] {
+        let told = place.run(command, &environment);
+        assert_eq!(told.status.code(), Some(2), "{command:?}");
+        for fault in [
+            "WORKERS must be a whole number",
+            "TLS_CERT_PATH: the file cannot be read",
+            "TLS_KEY_PATH: the file holds no private key",
+            "DATABASE_URL cannot be read",
+            "REDIS_URL cannot be read",
+            "TOKEN_SIGNING_KEY: neither keys",
+            "ADMISSION_KEY: the file cannot be read",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ] {
+            let lines = text(&told.stderr).lines();
+            assert_eq!(
+                lines.filter(|line| line.starts_with(fault)).count(),
+                1,
+                "{fault}: {}",
+                text(&told.stderr)
+            );
+        }
+        assert_eq!(text(&told.stderr).lines().count(), 9, "{}", text(&told.stderr));
+        assert!(!text(&told.stderr).contains("hunter2") && told.stdout.is_empty());
+    }
+    environment.retain(|(name, _)| *name != "ADMISSION_KEY");
+    for (jwks, why) in [("away.json", "cannot be read"), ("keys.json", "no JWK set"), ("ftp://a", "https")] {
+        environment.push(("ADMISSION_JWKS", jwks));
+        let told = place.run(&["config", "check"], &environment);
+        let fault = text(&told.stderr).lines().find(|line| line.starts_with("ADMISSION_JWKS: "));
+        assert!(fault.is_some_and(|fault| fault.contains(why)), "{}", text(&told.stderr));
+        environment.pop();
+    }
+    assert_eq!(fs::read_dir(place.0.path()).unwrap().count(), 2, "nothing was made");
+}
+
+#[test]
+fn what_is_done_beside_a_relay_needs_none_of_the_files_that_a_relay_needs() {
+    let place = Place::with(&[]);
+    let environment = [
+        ("TLS_CERT_PATH", "away.pem"),
+        ("TLS_KEY_PATH", "away.key"),
+        ("TOKEN_SIGNING_KEY", "away.keys"),
+        ("REGISTRATION", "token"),
+        ("ADMISSION_JWKS", "away.json"),
+        ("PORT", "1"),
+    ];
+    for (command, code) in [
+        (&["config", "print"][..], 0),
+        (&["config", "value", "TLS_CERT_PATH"], 0),
+        (&["migrate"], 0),
+        (&["blocks", "list"], 0),
+        (&["restored"], 0),
+        (&["backup", "copy.db"], 0),
+        (&["healthcheck"], 1),
+        (&["config", "check"], 2),
+    ] {
+        let told = place.run(command, &environment);
+        assert_eq!(told.status.code(), Some(code), "{command:?}: {}", text(&told.stderr));
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_fault() {
     let told = Place::with(&[]).run(&["--config", "away.toml", "config", "check"], &[]);
     assert_eq!(told.status.code(), Some(2));
