@@ -211,6 +211,12 @@ async fn serve(outfit: Outfit) -> Result<(), String> {
     if config.metrics_token.is_none() && config.metrics_address.is_some_and(|at| !at.ip().is_loopback()) {
         tracing::warn!("METRICS_ADDRESS can be reached from other machines, and METRICS_TOKEN is not set");
     }
+    if let Err(error) = app::allow_open_files() {
+        tracing::warn!(%error, "the soft limit of open files cannot be raised to the hard one");
+    }
+    if let Some(short) = app::too_few_files(config) {
+        tracing::warn!("{short}");
+    }
     if is_in_the_clear(config) {
         tracing::warn!(
             "HOST is not a loopback address, and there is neither TLS (TLS_CERT_PATH, TLS_KEY_PATH) nor a proxy \
