@@ -1,5 +1,7 @@
 //! The command line: serve (the default), migrate, openapi, healthcheck, config, and what backups need.
 
+mod out;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -20,6 +22,7 @@ use crate::{
     telemetry,
     wire::Time,
 };
+use out::{complain, say, say_line};
 
 /// A zero-knowledge relay for Signal and MLS clients. Settings come from the environment, which wins, from the file named
 /// by --config and from .env; `restante config example` prints them all.
@@ -107,11 +110,11 @@ impl Arguments {
         match self.act().await {
             Ok(()) => ExitCode::SUCCESS,
             Err(Failure::Settings(faults)) => {
-                eprintln!("{faults}");
+                complain(faults);
                 ExitCode::from(2)
             }
             Err(Failure::Act(error)) => {
-                eprintln!("{error}");
+                complain(error);
                 ExitCode::FAILURE
             }
         }
@@ -120,8 +123,8 @@ impl Arguments {
     async fn act(self) -> Result<(), Failure> {
         let file = self.config.as_deref();
         match self.command.unwrap_or(Command::Serve) {
-            Command::Openapi => print!("{}", api::document_text()),
-            Command::Schema => println!("{}", app::newest_schema()),
+            Command::Openapi => say(api::document_text())?,
+            Command::Schema => say_line(app::newest_schema())?,
             Command::Config { act } => look(&act, file)?,
             Command::Serve => serve(outfit(file)?).await?,
             Command::Migrate => app::migrate(&settings(file)?.config).await?,
@@ -172,18 +175,18 @@ fn look(act: &Look, file: Option<&Path>) -> Result<(), Failure> {
     match act {
         Look::Check => {
             outfit(file)?;
-            println!("the settings are sound");
+            say_line("the settings are sound")?;
         }
         Look::Print => {
             for InEffect { name, value, source } in settings(file)?.in_effect {
-                println!("{name} = {value}  # {source}");
+                say_line(format_args!("{name} = {value}  # {source}"))?;
             }
         }
         Look::Value { name } => {
             let value = Config::value(file, name).map_err(|faults| Failure::Settings(faults.to_string()))?;
-            println!("{value}");
+            say_line(value)?;
         }
-        Look::Example => print!("{}", config::example()),
+        Look::Example => say(config::example())?,
     }
     Ok(())
 }
@@ -234,8 +237,7 @@ async fn serve(outfit: Outfit) -> Result<(), String> {
 
 async fn backup(config: &Config, file: &Path) -> Result<(), String> {
     let schema = app::backup(config, file).await.map_err(|error| error.to_string())?;
-    println!("{schema}");
-    Ok(())
+    say_line(schema)
 }
 
 async fn blocks(config: &Config, act: BlocksAct) -> Result<(), String> {
@@ -243,13 +245,12 @@ async fn blocks(config: &Config, act: BlocksAct) -> Result<(), String> {
     let BlocksAct::Clear { network, .. } = act else {
         for block in app::blocks(config, SystemClock.now()).await.map_err(told)? {
             let until = Time(block.until).text();
-            println!("{} level={} until={until}", block.network.text(), block.level);
+            say_line(format_args!("{} level={} until={until}", block.network.text(), block.level))?;
         }
         return Ok(());
     };
     let lifted = app::lift_blocks(config, which(network.as_deref())?).await.map_err(told)?;
-    println!("blocks lifted: {lifted}");
-    Ok(())
+    say_line(format_args!("blocks lifted: {lifted}"))
 }
 
 /// Which blocks the operator names; all without a name.
@@ -265,16 +266,18 @@ async fn restored(config: Config) -> Result<(), String> {
         .await
         .map_err(|error| error.to_string())?;
     let app::AfterRestore { store, expired, hot_state } = done;
-    println!("one-time keys erased: {}", store.keys);
-    println!("sessions ended: {}", store.sessions);
-    println!("mailboxes moved on: {}", store.mailboxes);
-    println!("messages expired meanwhile: {expired}");
+    say_line(format_args!("one-time keys erased: {}", store.keys))?;
+    say_line(format_args!("sessions ended: {}", store.sessions))?;
+    say_line(format_args!("mailboxes moved on: {}", store.mailboxes))?;
+    say_line(format_args!("messages expired meanwhile: {expired}"))?;
     match hot_state {
-        None => {}
-        Some(Ok(keys)) => println!("keys erased in Redis: {keys}"),
-        Some(Err(error)) => eprintln!("{error}; its queues of before are ignored, and end by themselves"),
+        None => Ok(()),
+        Some(Ok(keys)) => say_line(format_args!("keys erased in Redis: {keys}")),
+        Some(Err(error)) => {
+            complain(format_args!("{error}; its queues of before are ignored, and end by themselves"));
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 fn announce(relay: &app::Relay, format: LogFormat) {
@@ -285,10 +288,13 @@ fn announce(relay: &app::Relay, format: LogFormat) {
             tracing::info!(version, scheme, %address, engines, metrics = relay.metrics_address().map(tracing::field::display), "listening");
         }
         LogFormat::Pretty => {
-            println!("restante {version} listens on {scheme}://{address} ({engines})");
-            println!("try: curl {scheme}://{address}/health");
+            let mut told = format!("restante {version} listens on {scheme}://{address} ({engines})\n");
+            told += &format!("try: curl {scheme}://{address}/health\n");
             if let Some(address) = relay.metrics_address() {
-                println!("metrics: http://{address}/metrics");
+                told += &format!("metrics: http://{address}/metrics\n");
+            }
+            if let Err(error) = say(told) {
+                tracing::warn!(error);
             }
         }
     }

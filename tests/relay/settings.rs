@@ -4,9 +4,12 @@ use std::{
     collections::BTreeMap,
     fs,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+use crate::support::process;
 
 /// A secret of 32 bytes in base64.
 const SECRET: &str = "aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1bnQ=";
@@ -269,6 +272,73 @@ fn an_operator_without_the_relays_settings_is_refused_and_leaves_nothing_behind(
     assert_eq!((told.status.code(), files()), (Some(1), before));
     assert!(text(&told.stderr).contains("there is no key at ./restante-data/master.key"));
     assert!(place.run(&["blocks", "clear", "203.0.113.7"], &[("MASTER_SECRET", SECRET)]).status.success());
+}
+
+#[test]
+fn whoever_reads_no_further_ends_a_command_quietly() {
+    let place = Place::with(&[]);
+    assert!(place.run(&["migrate"], &[]).status.success());
+    for arguments in [
+        &["openapi"][..],
+        &["schema"],
+        &["config", "check"],
+        &["config", "print"],
+        &["config", "value", "PORT"],
+        &["config", "example"],
+        &["backup", "copy.db"],
+        &["blocks", "clear", "--all"],
+        &["restored"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+        program
+            .env_clear()
+            .current_dir(place.0.path())
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped());
+        let ended = program.args(arguments).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), ""), "{arguments:?}");
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+    program.env_clear().env("PORT", "x").current_dir(place.0.path()).stderr(writer);
+    assert_eq!(
+        program.args(["config", "check"]).status().unwrap().code(),
+        Some(2),
+        "the fault is told by the code"
+    );
+}
+
+#[test]
+fn a_relay_whose_greeting_nobody_reads_serves() {
+    let place = Place::with(&[]);
+    let port = process::free_port().to_string();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+    program.env_clear().env("PORT", &port).current_dir(place.0.path()).stdout(writer).stderr(Stdio::null());
+    let mut relay = program.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !place.run(&["healthcheck"], &[("PORT", &port)]).status.success() && Instant::now() < deadline {
+        assert!(relay.try_wait().unwrap().is_none(), "it ended");
+    }
+    assert!(relay.try_wait().unwrap().is_none(), "it ended");
+    relay.kill().unwrap();
+    relay.wait().unwrap();
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+    program.env_clear().current_dir(Place::with(&[]).0.path()).stdout(full).stderr(Stdio::piped());
+    let ended = program.arg("openapi").spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(text(&ended.stderr).contains("standard output cannot be written"), "{}", text(&ended.stderr));
 }
 
 #[test]
