@@ -328,10 +328,10 @@ fn healthcheck(config: &Config) -> Result<(), String> {
         .max_redirects(0)
         .build()
         .new_agent();
-    let answer = agent.get(&url).call().map_err(|error| error.to_string())?;
+    let answer = agent.get(&url).call().map_err(|error| format!("{url} does not answer: {error}"))?;
     match answer.status().as_u16() {
         200 => Ok(()),
-        status => Err(format!("the relay is not ready: {status}")),
+        status => Err(format!("the relay is not ready: {url} answers {status}")),
     }
 }
 

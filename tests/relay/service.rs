@@ -320,7 +320,8 @@ async fn the_health_check_tells_whether_the_relay_is_ready() {
     process.stop().await;
     let away = process::run(&["healthcheck"], &asked);
     assert_eq!(away.status.code(), Some(1));
-    assert!(!away.stderr.is_empty());
+    let told = String::from_utf8(away.stderr).unwrap();
+    assert!(told.contains(&format!("http://127.0.0.1:{port}/health/ready does not answer")), "{told}");
 }
 
 #[test]
