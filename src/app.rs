@@ -17,25 +17,28 @@ mod backup;
 mod blocks;
 mod crew;
 mod figures;
+mod files;
 mod listen;
+mod outfit;
 mod parts;
 mod secrets;
 
 pub use backup::{AfterRestore, backup, newest_schema, restored};
 pub use blocks::{Which, blocks, lift_blocks};
 use crew::Crew;
+pub use files::{TooFewFiles, allow_open_files, too_few_files};
 use listen::listen;
+pub use outfit::Outfit;
 use parts::{Ground, Parts};
 use secrets::Secrets;
 
 use crate::{
-    auth::{AdmissionFault, Admissions, Authority, Tokens},
-    config::{AuthMode, Config},
+    auth::{Authority, Tokens},
+    config::{AuthMode, Config, Faults, Reading},
     domain::{Clock, Pseudonyms},
     hot::{Hot, HotError, Sessions, Switchboard, local, redis::RedisHot},
     http::{metrics::Guard, service::Health},
     jobs,
-    net::{Certificate, TlsFault},
     queue::routes::SocketFloor,
     store::{self, Committed, Store, StoreError, postgres::PostgresStore, sqlite::SqliteStore},
 };
@@ -67,12 +70,9 @@ pub enum StartError {
     /// A secret is not one: which, and why.
     #[error("{0}: {1}")]
     Secret(String, String),
-    /// The certificate or its key cannot be used.
+    /// What the settings name cannot be used.
     #[error(transparent)]
-    Tls(#[from] TlsFault),
-    /// The host application's keys cannot be used.
-    #[error("admission tokens cannot be checked: {0}")]
-    Admission(#[from] AdmissionFault),
+    Settings(#[from] Faults),
 }
 
 fn reason(error: &StoreError) -> String {
@@ -97,15 +97,22 @@ pub struct Relay {
     patience: Duration,
 }
 
+/// Loads what the settings name, and starts a relay.
+///
+/// # Errors
+/// As [`Outfit::load`] and [`start_with`].
+pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
+    start_with(Outfit::load(Reading::from(config))?, clock).await
+}
+
 /// Starts a relay.
 ///
 /// # Errors
 /// A [`StartError`] in words for the operator; nothing is left running.
-pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
+pub async fn start_with(outfit: Outfit, clock: Arc<dyn Clock>) -> Result<Relay, StartError> {
+    let Outfit { config, certificate, signing, admissions } = outfit;
     let (committed, commits) = store::committed(COMMITTED_BATCHES, COMMITTED_BYTES);
-    let secrets = Secrets::load(&config)?;
-    let certificate = config.transport.tls.clone().map(Certificate::load).transpose()?;
-    let admissions = Admissions::new(&config.admission)?.map(Arc::new);
+    let secrets = Secrets::load(&config, signing)?;
     let pseudonyms = Pseudonyms::new(secrets.key_for(b"audit pseudonyms"));
     let (store, store_name) = open_store(&config, committed, &clock, pseudonyms).await?;
     let sessions = Arc::new(Sessions::default());

@@ -1,5 +1,7 @@
 //! The command line: serve (the default), migrate, openapi, healthcheck, config, and what backups need.
 
+mod out;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -13,12 +15,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use ureq::{Agent, tls::TlsConfig};
 
 use crate::{
-    api, app,
-    config::{self, Config, InEffect, Loaded, LogFormat},
+    api,
+    app::{self, Outfit},
+    config::{self, Config, Faults, InEffect, Loaded, LogFormat},
     domain::{Clock, NetworkKey, SystemClock},
     telemetry,
     wire::Time,
 };
+use out::{complain, say, say_line};
 
 /// A zero-knowledge relay for Signal and MLS clients. Settings come from the environment, which wins, from the file named
 /// by --config and from .env; `restante config example` prints them all.
@@ -69,7 +73,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Look {
-    /// Tell all faults of the settings; exit 0 if there are none, else 2
+    /// Tell all faults of the settings and of the files they name; exit 0 if there are none, else 2
     Check,
     /// Print the settings in effect and where each comes from, without secrets
     Print,
@@ -103,77 +107,88 @@ const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
 impl Arguments {
     /// Does what the command line asks for. What goes wrong is told on standard error.
     pub async fn run(self) -> ExitCode {
-        let command = self.command.unwrap_or(Command::Serve);
-        match &command {
-            Command::Openapi => {
-                print!("{}", api::document_text());
-                return ExitCode::SUCCESS;
-            }
-            Command::Schema => {
-                println!("{}", app::newest_schema());
-                return ExitCode::SUCCESS;
-            }
-            Command::Config { act: Look::Example } => {
-                print!("{}", config::example());
-                return ExitCode::SUCCESS;
-            }
-            Command::Config { act: Look::Value { name } } => return value(self.config.as_deref(), name),
-            _ => {}
-        }
-        let Loaded { config, in_effect } = match Config::load(self.config.as_deref()) {
-            Ok(loaded) => loaded,
-            Err(faults) => {
-                eprintln!("the settings have faults:\n{faults}");
-                return ExitCode::from(2);
-            }
-        };
-        let done = match command {
-            Command::Serve => serve(config).await,
-            Command::Migrate => app::migrate(&config).await.map_err(|error| error.to_string()),
-            Command::Healthcheck => healthcheck(&config),
-            Command::Backup { file } => backup(&config, &file).await,
-            Command::Blocks { act } => blocks(&config, act).await,
-            Command::Restored { data_dir } => restored(embedded_in(config, data_dir)).await,
-            Command::Config { act } => {
-                look(&act, &in_effect);
-                Ok(())
-            }
-            Command::Openapi | Command::Schema => Ok(()),
-        };
-        match done {
+        match self.act().await {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
+            Err(Failure::Settings(faults)) => {
+                complain(faults);
+                ExitCode::from(2)
+            }
+            Err(Failure::Act(error)) => {
+                complain(error);
                 ExitCode::FAILURE
             }
         }
     }
+
+    async fn act(self) -> Result<(), Failure> {
+        let file = self.config.as_deref();
+        match self.command.unwrap_or(Command::Serve) {
+            Command::Openapi => say(api::document_text())?,
+            Command::Schema => say_line(app::newest_schema())?,
+            Command::Config { act } => look(&act, file)?,
+            Command::Serve => serve(outfit(file)?).await?,
+            Command::Migrate => app::migrate(&settings(file)?.config).await?,
+            Command::Healthcheck => healthcheck(&settings(file)?.config)?,
+            Command::Backup { file: copy } => backup(&settings(file)?.config, &copy).await?,
+            Command::Blocks { act } => blocks(&settings(file)?.config, act).await?,
+            Command::Restored { data_dir } => restored(embedded_in(settings(file)?.config, data_dir)).await?,
+        }
+        Ok(())
+    }
 }
 
-fn look(act: &Look, in_effect: &[InEffect]) {
+/// Why a command was not done, in words for the operator.
+enum Failure {
+    /// By the settings.
+    Settings(String),
+    /// By what was to be done.
+    Act(String),
+}
+
+impl From<String> for Failure {
+    fn from(error: String) -> Self {
+        Self::Act(error)
+    }
+}
+
+impl From<app::StartError> for Failure {
+    fn from(error: app::StartError) -> Self {
+        Self::Act(error.to_string())
+    }
+}
+
+fn faulty(faults: &Faults) -> Failure {
+    Failure::Settings(format!("the settings have faults:\n{faults}"))
+}
+
+/// The settings, for what is done beside a relay: what only a relay needs, such as its certificate, may be elsewhere.
+fn settings(file: Option<&Path>) -> Result<Loaded, Failure> {
+    Config::load(file).map_err(|faults| faulty(&faults))
+}
+
+/// The settings with all that a relay needs.
+fn outfit(file: Option<&Path>) -> Result<Outfit, Failure> {
+    Outfit::load(Config::reading(file)).map_err(|faults| faulty(&faults))
+}
+
+fn look(act: &Look, file: Option<&Path>) -> Result<(), Failure> {
     match act {
-        Look::Check => println!("the settings are sound"),
+        Look::Check => {
+            outfit(file)?;
+            say_line("the settings are sound")?;
+        }
         Look::Print => {
-            for InEffect { name, value, source } in in_effect {
-                println!("{name} = {value}  # {source}");
+            for InEffect { name, value, source } in settings(file)?.in_effect {
+                say_line(format_args!("{name} = {value}  # {source}"))?;
             }
         }
-        Look::Value { .. } | Look::Example => {}
-    }
-}
-
-/// Prints the value of one setting.
-fn value(file: Option<&Path>, name: &str) -> ExitCode {
-    match Config::value(file, name) {
-        Ok(value) => {
-            println!("{value}");
-            ExitCode::SUCCESS
+        Look::Value { name } => {
+            let value = Config::value(file, name).map_err(|faults| Failure::Settings(faults.to_string()))?;
+            say_line(value)?;
         }
-        Err(faults) => {
-            eprintln!("{faults}");
-            ExitCode::from(2)
-        }
+        Look::Example => say(config::example())?,
     }
+    Ok(())
 }
 
 /// The settings, or those of the embedded engines in a folder if one is named.
@@ -184,7 +199,8 @@ fn embedded_in(config: Config, folder: Option<PathBuf>) -> Config {
     }
 }
 
-async fn serve(config: Config) -> Result<(), String> {
+async fn serve(outfit: Outfit) -> Result<(), String> {
+    let config = outfit.config();
     let format = config.log_format;
     // From here on a SIGHUP ends nothing: with TLS it has the certificate read again, and otherwise it means nothing.
     let _hangups = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
@@ -198,13 +214,19 @@ async fn serve(config: Config) -> Result<(), String> {
     if config.metrics_token.is_none() && config.metrics_address.is_some_and(|at| !at.ip().is_loopback()) {
         tracing::warn!("METRICS_ADDRESS can be reached from other machines, and METRICS_TOKEN is not set");
     }
-    if is_in_the_clear(&config) {
+    if let Err(error) = app::allow_open_files() {
+        tracing::warn!(%error, "the soft limit of open files cannot be raised to the hard one");
+    }
+    if let Some(short) = app::too_few_files(config) {
+        tracing::warn!("{short}");
+    }
+    if is_in_the_clear(config) {
         tracing::warn!(
             "HOST is not a loopback address, and there is neither TLS (TLS_CERT_PATH, TLS_KEY_PATH) nor a proxy \
              (TRUSTED_PROXIES): tokens cross the network in the clear"
         );
     }
-    let relay = app::start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
+    let relay = app::start_with(outfit, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
     announce(&relay, format);
     let ended = relay.run_until(asked_to_stop()).await.map_err(|error| error.to_string());
     tokio::task::spawn_blocking(|| telemetry.finish())
@@ -215,8 +237,7 @@ async fn serve(config: Config) -> Result<(), String> {
 
 async fn backup(config: &Config, file: &Path) -> Result<(), String> {
     let schema = app::backup(config, file).await.map_err(|error| error.to_string())?;
-    println!("{schema}");
-    Ok(())
+    say_line(schema)
 }
 
 async fn blocks(config: &Config, act: BlocksAct) -> Result<(), String> {
@@ -224,13 +245,12 @@ async fn blocks(config: &Config, act: BlocksAct) -> Result<(), String> {
     let BlocksAct::Clear { network, .. } = act else {
         for block in app::blocks(config, SystemClock.now()).await.map_err(told)? {
             let until = Time(block.until).text();
-            println!("{} level={} until={until}", block.network.text(), block.level);
+            say_line(format_args!("{} level={} until={until}", block.network.text(), block.level))?;
         }
         return Ok(());
     };
     let lifted = app::lift_blocks(config, which(network.as_deref())?).await.map_err(told)?;
-    println!("blocks lifted: {lifted}");
-    Ok(())
+    say_line(format_args!("blocks lifted: {lifted}"))
 }
 
 /// Which blocks the operator names; all without a name.
@@ -246,16 +266,18 @@ async fn restored(config: Config) -> Result<(), String> {
         .await
         .map_err(|error| error.to_string())?;
     let app::AfterRestore { store, expired, hot_state } = done;
-    println!("one-time keys erased: {}", store.keys);
-    println!("sessions ended: {}", store.sessions);
-    println!("mailboxes moved on: {}", store.mailboxes);
-    println!("messages expired meanwhile: {expired}");
+    say_line(format_args!("one-time keys erased: {}", store.keys))?;
+    say_line(format_args!("sessions ended: {}", store.sessions))?;
+    say_line(format_args!("mailboxes moved on: {}", store.mailboxes))?;
+    say_line(format_args!("messages expired meanwhile: {expired}"))?;
     match hot_state {
-        None => {}
-        Some(Ok(keys)) => println!("keys erased in Redis: {keys}"),
-        Some(Err(error)) => eprintln!("{error}; its queues of before are ignored, and end by themselves"),
+        None => Ok(()),
+        Some(Ok(keys)) => say_line(format_args!("keys erased in Redis: {keys}")),
+        Some(Err(error)) => {
+            complain(format_args!("{error}; its queues of before are ignored, and end by themselves"));
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 fn announce(relay: &app::Relay, format: LogFormat) {
@@ -266,10 +288,13 @@ fn announce(relay: &app::Relay, format: LogFormat) {
             tracing::info!(version, scheme, %address, engines, metrics = relay.metrics_address().map(tracing::field::display), "listening");
         }
         LogFormat::Pretty => {
-            println!("restante {version} listens on {scheme}://{address} ({engines})");
-            println!("try: curl {scheme}://{address}/health");
+            let mut told = format!("restante {version} listens on {scheme}://{address} ({engines})\n");
+            told += &format!("try: curl {scheme}://{address}/health\n");
             if let Some(address) = relay.metrics_address() {
-                println!("metrics: http://{address}/metrics");
+                told += &format!("metrics: http://{address}/metrics\n");
+            }
+            if let Err(error) = say(told) {
+                tracing::warn!(error);
             }
         }
     }
@@ -303,10 +328,10 @@ fn healthcheck(config: &Config) -> Result<(), String> {
         .max_redirects(0)
         .build()
         .new_agent();
-    let answer = agent.get(&url).call().map_err(|error| error.to_string())?;
+    let answer = agent.get(&url).call().map_err(|error| format!("{url} does not answer: {error}"))?;
     match answer.status().as_u16() {
         200 => Ok(()),
-        status => Err(format!("the relay is not ready: {status}")),
+        status => Err(format!("the relay is not ready: {url} answers {status}")),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `.env.example` describes each of them; a test holds that file against [`Config::known`].
 
+mod combinations;
 mod kinds;
 mod names;
 mod reader;
@@ -83,6 +84,45 @@ pub struct Loaded {
     pub in_effect: Vec<InEffect>,
 }
 
+/// Settings that were read, before it is told what is wrong with them.
+pub struct Reading {
+    config: Config,
+    reader: Reader,
+}
+
+impl From<Config> for Reading {
+    /// Settings that are known to be sound by themselves.
+    fn from(config: Config) -> Self {
+        Self { config, reader: Reader::over(Vec::new()) }
+    }
+}
+
+impl Reading {
+    /// Has somebody load what the settings of these names lead to, and keeps the faults that are found. None without a try
+    /// where one of these settings has a fault already, so that no fault is told twice.
+    pub fn load<T>(
+        &mut self,
+        names: &[&str],
+        load: impl FnOnce(&Config) -> Result<T, Vec<String>>,
+    ) -> Option<T> {
+        if !self.reader.knows(names) {
+            return None;
+        }
+        load(&self.config).map_err(|faults| self.reader.faults.extend(faults)).ok()
+    }
+
+    /// The settings, if they are sound.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn done(self) -> Result<Loaded, Faults> {
+        if !self.reader.faults.is_empty() {
+            return Err(Faults(self.reader.faults));
+        }
+        Ok(Loaded { config: self.config, in_effect: self.reader.in_effect })
+    }
+}
+
 impl Config {
     /// Reads the settings from `.env` in the current folder, if there is one, from `file`, if one is named, and from the
     /// environment. The later wins.
@@ -90,7 +130,13 @@ impl Config {
     /// # Errors
     /// All faults at once: values that cannot be, combinations that cannot be, names that look like typos.
     pub fn load(file: Option<&Path>) -> Result<Loaded, Faults> {
-        Self::from_layers(Self::layers(file)?)
+        Self::reading(file).done()
+    }
+
+    /// As [`Config::load`], for whoever looks for further faults before they are told.
+    #[must_use]
+    pub fn reading(file: Option<&Path>) -> Reading {
+        Self::from_layers(Self::layers(file))
     }
 
     /// The value of one setting as [`Config::load`] takes it, secrets too; its default, perhaps empty, where nobody set it.
@@ -99,17 +145,20 @@ impl Config {
     /// # Errors
     /// When there is no such setting, or its value cannot be read.
     pub fn value(file: Option<&Path>, name: &str) -> Result<String, Faults> {
-        let mut reader = Reader::over(Self::layers(file)?);
+        let mut reader = Reader::over(Self::layers(file));
+        if !reader.faults.is_empty() {
+            return Err(Faults(reader.faults));
+        }
         Self::read(&mut reader);
         let value = reader.value_of(name).unwrap_or_else(|| Err(format!("{name} is not a setting")));
         value.map_err(|fault| Faults(vec![fault]))
     }
 
-    fn layers(file: Option<&Path>) -> Result<Vec<Layer>, Faults> {
-        let mut layers = vec![sources::dot_env()?];
-        layers.extend(file.map(sources::file).transpose()?);
+    fn layers(file: Option<&Path>) -> Vec<Layer> {
+        let mut layers = vec![sources::dot_env()];
+        layers.extend(file.map(sources::file));
         layers.push(sources::environment());
-        Ok(layers)
+        layers
     }
 
     /// Reads the settings from the variables of `.env` and from the environment's, which win.
@@ -121,18 +170,16 @@ impl Config {
         env: &BTreeMap<String, String>,
     ) -> Result<Self, Faults> {
         let dot_env = Layer::of_text(Source::DotEnv, dot_env);
-        Self::from_layers(vec![dot_env, Layer::of_text(Source::Environment, env)]).map(|loaded| loaded.config)
+        let layers = vec![dot_env, Layer::of_text(Source::Environment, env)];
+        Self::from_layers(layers).done().map(|loaded| loaded.config)
     }
 
-    fn from_layers(layers: Vec<Layer>) -> Result<Loaded, Faults> {
+    fn from_layers(layers: Vec<Layer>) -> Reading {
         let mut reader = Reader::over(layers);
         let config = Self::read(&mut reader);
         reader.check_names();
-        config.check_combinations(&mut reader.faults);
-        if !reader.faults.is_empty() {
-            return Err(Faults(reader.faults));
-        }
-        Ok(Loaded { config, in_effect: reader.in_effect })
+        config.check_combinations(&mut reader);
+        Reading { config, reader }
     }
 
     /// Every setting there is, in the order of `.env.example`.
@@ -265,68 +312,6 @@ impl Config {
             max_unread: reader.number("MAX_UNREAD_BYTES", 256 << 20, 16 << 20..=64 << 30),
         }
     }
-
-    fn check_combinations(&self, faults: &mut Vec<String>) {
-        for (name, value) in [("RELAY_NAME", &self.relay_name), ("REDIS_PREFIX", &self.redis_prefix)] {
-            // Both become parts of longer texts, where an odd byte could make two of them look like one.
-            if value.len() > 255 || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
-                faults.push(format!("{name} must be at most 255 visible ASCII characters without a space"));
-            }
-        }
-        for origin in self.cors_allowed_origins.iter().filter(|origin| !is_origin(origin)) {
-            faults.push(format!(
-                "CORS_ALLOWED_ORIGINS: {origin} is not an origin such as https://app.example.org"
-            ));
-        }
-        if self.redis_url.is_some() && self.database_url.is_none() {
-            faults.push(
-                "REDIS_URL is set without DATABASE_URL: Redis serves several nodes, which need Postgres"
-                    .into(),
-            );
-        }
-        if self.database_url.is_some() && self.master_secret.is_none() {
-            faults.push(
-                "MASTER_SECRET is missing: with DATABASE_URL every node needs the same one (32 bytes in base64, for \
-                 example from `openssl rand -base64 32`)"
-                    .into(),
-            );
-        }
-        if self.database_url.is_some() && self.token_signing_key.is_none() {
-            faults.push(
-                "TOKEN_SIGNING_KEY is missing: with DATABASE_URL every node needs the same one (32 bytes in base64, for \
-                 example from `openssl rand -base64 32`, or a file with such lines)"
-                    .into(),
-            );
-        }
-        if self.registration == RegistrationMode::Token
-            && self.admission.key.is_none()
-            && self.admission.jwks.is_none()
-        {
-            faults.push("REGISTRATION=token needs ADMISSION_KEY or ADMISSION_JWKS".into());
-        }
-        if self.admission.key.is_some() && self.admission.jwks.is_some() {
-            faults.push("ADMISSION_KEY and ADMISSION_JWKS exclude each other".into());
-        }
-        if self.auth_mode == AuthMode::Open && !self.host.is_loopback() && !self.auth_open_allow_remote {
-            faults.push(
-                "AUTH_MODE=open trusts every caller, and HOST is not a loopback address: set AUTH_OPEN_ALLOW_REMOTE=true \
-                 if that is really meant"
-                    .into(),
-            );
-        }
-        if self.socket.silence <= self.socket.heartbeat {
-            faults.push("WS_CLIENT_TIMEOUT must be longer than WS_HEARTBEAT_INTERVAL".into());
-        }
-        if self.store_limits.mailbox_items_per_sender > self.store_limits.mailbox_items {
-            faults.push("MAX_MAILBOX_ITEMS_PER_SENDER must not exceed MAX_MAILBOX_ITEMS".into());
-        }
-        if self.limits.send < self.limits.envelope {
-            faults.push("MAX_SEND_BYTES must not be less than MAX_ENVELOPE_BYTES".into());
-        }
-        if self.limits.send / 3 * 4 + 4096 > self.limits.message_body {
-            faults.push("MAX_MESSAGE_BODY_BYTES is too small for MAX_SEND_BYTES in base64".into());
-        }
-    }
 }
 
 fn admission(reader: &mut Reader) -> AdmissionSettings {
@@ -368,17 +353,6 @@ fn address_limits(reader: &mut Reader) -> AddressLimits {
         logins: reader.number("LOGIN_LIMIT_PER_ADDRESS", 120, 1..=1_000_000),
         refreshes: reader.number("REFRESH_LIMIT_PER_ADDRESS", 120, 1..=1_000_000),
     }
-}
-
-/// Whether this is an origin as browsers write it: scheme, host, perhaps a port, all in lower case. Pages inside an
-/// application have schemes of their own.
-fn is_origin(text: &str) -> bool {
-    let Some((scheme, host)) = text.split_once("://") else { return false };
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let fits = |byte: u8| plain(byte) || matches!(byte, b'.' | b'-' | b':' | b'[' | b']');
-    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
-        && scheme.bytes().all(|byte| plain(byte) || matches!(byte, b'+' | b'-' | b'.'));
-    is_scheme && !host.is_empty() && host.bytes().all(fits)
 }
 
 #[cfg(test)]

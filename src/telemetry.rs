@@ -17,6 +17,14 @@ use traces::Traces;
 /// What was started, to be finished at the end.
 pub struct Telemetry(Option<Traces>);
 
+/// Whether traces can be sent where the settings say, as far as that is known without sending any.
+///
+/// # Errors
+/// In words for the operator.
+pub fn check(traces: &TraceSettings) -> Result<(), String> {
+    traces.endpoint.as_ref().map_or(Ok(()), |to| traces::exporter(to).map(drop))
+}
+
 /// Starts logging to standard error, and tracing where the settings say so. From now on a panic is counted, and told by its
 /// place alone.
 ///

@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{COMMITTED_BATCHES, COMMITTED_BYTES, Secrets, StartError, open_store};
+use super::{COMMITTED_BATCHES, COMMITTED_BYTES, Secrets, StartError, open_store, secrets::key_for};
 use crate::{
     config::Config,
     domain::{Clock, Pseudonyms},
@@ -48,8 +48,7 @@ pub async fn backup(config: &Config, file: &Path) -> Result<i64, StartError> {
 /// When the store cannot be opened, or what is to be done could not be.
 pub async fn restored(config: &Config, clock: &Arc<dyn Clock>) -> Result<AfterRestore, StartError> {
     let (committed, _commits) = store::committed(COMMITTED_BATCHES, COMMITTED_BYTES);
-    let secrets = Secrets::load(config)?;
-    let pseudonyms = Pseudonyms::new(secrets.key_for(b"audit pseudonyms"));
+    let pseudonyms = Pseudonyms::new(key_for(&Secrets::master(config)?, b"audit pseudonyms"));
     let (store, _) = open_store(config, committed, clock, pseudonyms).await?;
     let done = make_fit(store.as_ref(), clock.as_ref()).await;
     store.close().await;

@@ -9,7 +9,6 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hkdf::Hkdf;
-use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 use uuid::Uuid;
 
@@ -31,23 +30,28 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    /// The configured secrets; those that are not, when embedded, from the data folder, where they are made once and only
-    /// their owner may read them.
-    pub(super) fn load(config: &Config) -> Result<Self, StartError> {
+    /// The master secret and the keys that sign, as configured. What is not comes, when embedded, from the data folder, where
+    /// it is made once and only its owner may read it.
+    pub(super) fn load(config: &Config, signing: Option<SigningKeys>) -> Result<Self, StartError> {
+        let master = Self::master(config)?;
+        let signing = match signing {
+            Some(keys) => keys,
+            None => kept_keys(&config.data_dir.join("token-signing.key"))?,
+        };
+        Ok(Self { master, signing })
+    }
+
+    /// The master secret alone, as [`Secrets::load`] has it.
+    pub(super) fn master(config: &Config) -> Result<MasterSecret, StartError> {
         if config.database_url.is_none() {
             let folder = &config.data_dir;
             SqliteStore::make_folder(folder)
                 .map_err(|error| StartError::Io(folder.display().to_string(), error))?;
         }
-        let master = match &config.master_secret {
-            Some(secret) => secret.clone(),
-            None => master_secret(&kept(&config.data_dir.join(MASTER_KEY))?)?,
-        };
-        let signing = match &config.token_signing_key {
-            Some(setting) => configured_keys(setting)?,
-            None => kept_keys(&config.data_dir.join("token-signing.key"))?,
-        };
-        Ok(Self { master, signing })
+        match &config.master_secret {
+            Some(secret) => Ok(secret.clone()),
+            None => master_secret(&kept(&config.data_dir.join(MASTER_KEY))?),
+        }
     }
 
     /// The configured master secret, or the one that is kept in the data folder: for whoever works beside a relay, and so
@@ -78,22 +82,6 @@ pub(super) fn key_for(master: &MasterSecret, purpose: &[u8]) -> [u8; 32] {
     let grown = Hkdf::<Sha256>::new(Some(b"restante-v1"), &master.0).expand(purpose, &mut key);
     debug_assert!(grown.is_ok(), "32 bytes are less than the most that HKDF gives");
     key
-}
-
-/// The keys of the setting: its value, or what the file holds that it names.
-fn configured_keys(setting: &SecretString) -> Result<SigningKeys, StartError> {
-    let value = setting.expose_secret();
-    let wrong = |why: String| StartError::Secret("TOKEN_SIGNING_KEY".into(), why);
-    let unparsed = match SigningKeys::parse(value) {
-        Ok(keys) => return Ok(keys),
-        Err(error) => error,
-    };
-    // The value may be a mistyped secret: it is not told.
-    let unread = |error: io::Error| {
-        wrong(format!("neither keys ({unparsed}) nor the path of a file that can be read ({})", error.kind()))
-    };
-    let text = fs::read_to_string(value).map_err(unread)?;
-    SigningKeys::parse(&text).map_err(|error| wrong(error.to_string()))
 }
 
 fn kept_keys(path: &Path) -> Result<SigningKeys, StartError> {

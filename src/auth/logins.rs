@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     domain::{
-        AuditEntry, Clock, Device, DeviceId, DeviceNo, Drawn, IdentityKey, Quota, SessionId, Signature,
-        Timestamp, UserId,
+        AuditEntry, Clock, Device, DeviceId, DeviceNo, Drawn, IdentityKey, Quota, SELDOM_ACTS_PER_HOUR,
+        SessionId, Signature, Timestamp, UserId,
     },
     hot::{Budgets, Event, Switchboard},
     http::Problem,
@@ -40,7 +40,7 @@ const EDWARDS_BASE: [u8; 32] = [
 ];
 
 /// How often a device may log in.
-const LOGINS: Quota = Quota::per_hour(60);
+const LOGINS: Quota = Quota::per_hour(SELDOM_ACTS_PER_HOUR);
 
 /// The acts by which sessions come and go.
 pub struct Logins {

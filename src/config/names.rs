@@ -19,15 +19,30 @@ impl Reader {
     pub(super) fn check_names(&mut self) {
         let plain = self.known.iter().map(|known| known.name.to_owned());
         let names: Vec<_> = plain.chain(self.known.iter().filter_map(Known::file_name)).collect();
-        let strange = self.layers.iter().flat_map(|layer| {
-            let unknown = layer.vars.iter().filter(|(name, _)| !names.contains(name));
-            unknown.filter_map(|(name, given)| fault(layer, name, given, &names))
-        });
-        self.faults.extend(strange.collect::<Vec<_>>());
+        let strange: Vec<_> = self
+            .layers
+            .iter()
+            .filter(|layer| !layer.garbled)
+            .flat_map(|layer| {
+                let unknown = layer.vars.iter().filter(|(name, _)| !names.contains(name));
+                unknown.filter_map(|(name, given)| fault(layer, name, given, &names))
+            })
+            .collect();
+        for (fault, meant) in strange {
+            self.faults.push(fault);
+            let missed = self.known.iter().find(|known| {
+                let meant = meant.as_deref();
+                meant == Some(known.name) || (meant.is_some() && meant == known.file_name().as_deref())
+            });
+            if let Some(name) = missed.map(|known| known.name) {
+                self.note_missed(name);
+            }
+        }
     }
 }
 
-fn fault(layer: &Layer, name: &str, given: &Given, names: &[String]) -> Option<String> {
+/// What is wrong with a name, and which one was meant.
+fn fault(layer: &Layer, name: &str, given: &Given, names: &[String]) -> Option<(String, Option<String>)> {
     let in_environment = layer.source == Source::Environment;
     if in_environment && (name.starts_with("RESTANTE_TEST_") || is_service_link(name, &given.text)) {
         return None;
@@ -44,7 +59,8 @@ fn fault(layer: &Layer, name: &str, given: &Given, names: &[String]) -> Option<S
         || "; the settings are listed in .env.example".to_owned(),
         |(_, meant)| format!("; did you mean {}?", layer.spelling(meant)),
     );
-    Some(format!("{} is not a setting{hint}", layer.place(name)))
+    let meant = near.map(|(_, meant)| meant.clone());
+    Some((format!("{} is not a setting{hint}", layer.place(name)), meant))
 }
 
 /// Whether Kubernetes set this variable because a service is called like this program.

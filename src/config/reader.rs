@@ -1,6 +1,7 @@
 //! Reads settings one by one, and remembers which there are and what is wrong with them.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::File,
     io::{self, Read as _},
@@ -28,11 +29,46 @@ pub(super) struct Reader {
     pub(super) known: Vec<Known>,
     pub(super) in_effect: Vec<InEffect>,
     pub(super) faults: Vec<String>,
+    /// Settings that have a fault: what is read in their place says nothing.
+    faulty: BTreeSet<&'static str>,
+    /// Whether a part of a layer could not be read, so that what seems to be missing may be there.
+    partial: bool,
 }
 
 impl Reader {
-    pub(super) const fn over(layers: Vec<Layer>) -> Self {
-        Self { layers, known: Vec::new(), in_effect: Vec::new(), faults: Vec::new() }
+    pub(super) fn over(layers: Vec<Layer>) -> Self {
+        let faults: Vec<_> = layers.iter().flat_map(|layer| layer.faults.clone()).collect();
+        let (partial, faulty) = (!faults.is_empty(), BTreeSet::new());
+        Self { layers, known: Vec::new(), in_effect: Vec::new(), faults, faulty, partial }
+    }
+
+    /// Tells what is wrong with a setting.
+    pub(super) fn fault(&mut self, name: &'static str, fault: String) {
+        self.faults.push(fault);
+        self.faulty.insert(name);
+    }
+
+    /// Notes that somebody meant this setting and missed it.
+    pub(super) fn note_missed(&mut self, name: &'static str) {
+        self.faulty.insert(name);
+    }
+
+    /// Whether it is known what these settings say: none has a fault, and none may stand where nothing could be read. What
+    /// follows from a value that is not known would be told beside the fault that it comes from.
+    pub(super) fn knows(&self, names: &[&str]) -> bool {
+        let is_known = |name: &str| {
+            let given = self.in_effect.iter().find(|setting| setting.name.eq_ignore_ascii_case(name));
+            let is_absent = given.is_none_or(|setting| setting.source == Source::Default);
+            !self.faulty.contains(name) && !(self.partial && is_absent)
+        };
+        names.iter().all(|name| is_known(name))
+    }
+
+    /// Tells what is wrong with these settings together, if it is known what they say.
+    pub(super) fn clash(&mut self, names: &[&'static str], fault: impl Into<String>) {
+        if self.knows(names) {
+            self.faults.push(fault.into());
+        }
     }
 
     /// The trimmed value of a text; an empty one counts as absent.
@@ -46,7 +82,7 @@ impl Reader {
         let (text, source) = match self.find(&known) {
             Ok(found) => found.map_or((None, Source::Default), |(text, source)| (Some(text), source)),
             Err(fault) => {
-                self.faults.push(fault);
+                self.fault(name, fault);
                 (None, Source::Default)
             }
         };
@@ -101,7 +137,7 @@ impl Reader {
     pub(super) fn directives(&mut self, name: &'static str, default: &str) -> String {
         let text = self.text(name, default);
         if EnvFilter::try_new(&text).is_err() {
-            self.faults.push(format!("{name} must be tracing directives such as warn,restante=debug"));
+            self.fault(name, format!("{name} must be tracing directives such as warn,restante=debug"));
         }
         text
     }
@@ -114,7 +150,7 @@ impl Reader {
     ) -> T {
         let Some(value) = self.value(name, default.to_string()) else { return default };
         value.parse().unwrap_or_else(|_| {
-            self.faults.push(format!("{name} must be {kind}"));
+            self.fault(name, format!("{name} must be {kind}"));
             default
         })
     }
@@ -128,11 +164,11 @@ impl Reader {
         T::try_from(number).unwrap_or_default()
     }
 
-    fn number_in(&mut self, name: &str, text: &str, range: &RangeInclusive<u64>) -> Option<u64> {
+    fn number_in(&mut self, name: &'static str, text: &str, range: &RangeInclusive<u64>) -> Option<u64> {
         let number = text.parse().ok().filter(|number| range.contains(number));
         if number.is_none() {
             let (least, most) = (range.start(), range.end());
-            self.faults.push(format!("{name} must be a whole number from {least} to {most}"));
+            self.fault(name, format!("{name} must be a whole number from {least} to {most}"));
         }
         number
     }
@@ -150,7 +186,10 @@ impl Reader {
         let number = text.and_then(|text| self.number_in(name, &text, range));
         let other = other_text.and_then(|text| self.number_in(other_name, &text, range));
         if number.is_some() && other.is_some() && number != other {
-            self.faults.push(format!("{other_name} is another name of {name}, which says something else"));
+            self.fault(
+                other_name,
+                format!("{other_name} is another name of {name}, which says something else"),
+            );
         }
         other.or(number).unwrap_or(default).try_into().unwrap_or_default()
     }
@@ -177,7 +216,7 @@ impl Reader {
         found.map_or_else(
             || {
                 let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-                self.faults.push(format!("{name} must be {}", words.join(" or ")));
+                self.fault(name, format!("{name} must be {}", words.join(" or ")));
                 first
             },
             |(_, choice)| *choice,
@@ -194,7 +233,7 @@ impl Reader {
         let text = self.given(name, Kind::List, default).unwrap_or_else(|| default.to_owned());
         let suite = |part: &str| part.trim().parse().ok().and_then(|number| CipherSuite::new(number).ok());
         text.split(',').map(suite).collect::<Option<Vec<_>>>().unwrap_or_else(|| {
-            self.faults.push(format!("{name} must be some of 1, 2 and 3, comma separated"));
+            self.fault(name, format!("{name} must be some of 1, 2 and 3, comma separated"));
             Vec::new()
         })
     }
@@ -207,7 +246,7 @@ impl Reader {
     pub(super) fn address(&mut self, name: &'static str) -> Option<SocketAddr> {
         let address = self.value(name, "")?.parse().ok();
         if address.is_none() {
-            self.faults.push(format!("{name} must be an address and a port such as 127.0.0.1:9464"));
+            self.fault(name, format!("{name} must be an address and a port such as 127.0.0.1:9464"));
         }
         address
     }
@@ -223,7 +262,7 @@ impl Reader {
             let bare = || part.parse::<IpAddr>().map(IpNet::from);
             match part.parse::<IpNet>().or_else(|_| bare()) {
                 Ok(network) => networks.push(network),
-                Err(_) => self.faults.push(format!("{name}: {part} is not a network such as 10.0.0.0/8")),
+                Err(_) => self.fault(name, format!("{name}: {part} is not a network such as 10.0.0.0/8")),
             }
         }
         networks
@@ -235,12 +274,12 @@ impl Reader {
         let text = value.expose_secret();
         if let Some(seeds) = text.strip_prefix("redis+cluster://") {
             if !is_list_of_seeds(seeds) {
-                self.faults.push(format!("{name} must be redis+cluster://user:password@host:port,host:port"));
+                self.fault(name, format!("{name} must be redis+cluster://user:password@host:port,host:port"));
             }
         } else if text.starts_with("redis://")
             && text.rsplit('@').next().is_some_and(|hosts| hosts.contains(','))
         {
-            self.faults.push(format!("{name} names one server; a cluster begins with redis+cluster://"));
+            self.fault(name, format!("{name} names one server; a cluster begins with redis+cluster://"));
         }
         Some(value)
     }
@@ -258,8 +297,8 @@ impl Reader {
         }
     }
 
-    fn lacking<T>(&mut self, missing: &str, given: &str) -> Option<T> {
-        self.faults.push(format!("{missing} is missing: {given} is set, and TLS needs both"));
+    fn lacking<T>(&mut self, missing: &'static str, given: &'static str) -> Option<T> {
+        self.clash(&[missing, given], format!("{missing} is missing: {given} is set, and TLS needs both"));
         None
     }
 
@@ -276,9 +315,10 @@ impl Reader {
     pub(super) fn public_key(&mut self, name: &'static str) -> Option<String> {
         let key = self.given(name, Kind::PublicKey, "")?;
         if key.contains("PRIVATE KEY-----") {
-            self.faults.push(format!(
-                "{name} holds a private key, which the relay must not have: give the public one"
-            ));
+            self.fault(
+                name,
+                format!("{name} holds a private key, which the relay must not have: give the public one"),
+            );
         }
         Some(key)
     }
@@ -286,7 +326,7 @@ impl Reader {
     fn address_of_kind(&mut self, name: &'static str, kind: Kind, schemes: &[&str]) -> Option<SecretString> {
         let value = self.given(name, kind, "")?;
         if !schemes.iter().any(|scheme| value.starts_with(scheme)) {
-            self.faults.push(format!("{name} must begin with {}", schemes.join(" or ")));
+            self.fault(name, format!("{name} must begin with {}", schemes.join(" or ")));
         }
         Some(value.into())
     }
@@ -295,7 +335,7 @@ impl Reader {
         let value = self.given(name, Kind::Secret, "")?;
         let bytes = STANDARD.decode(&value).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         if bytes.is_none() {
-            self.faults.push(format!("{name} must be 32 bytes in padded base64"));
+            self.fault(name, format!("{name} must be 32 bytes in padded base64"));
         }
         bytes.map(MasterSecret)
     }

@@ -7,8 +7,6 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::Faults;
-
 /// Where the value of a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -64,12 +62,21 @@ impl From<String> for Given {
 pub(super) struct Layer {
     pub(super) source: Source,
     pub(super) vars: BTreeMap<String, Given>,
+    /// What could not be read of it.
+    pub(super) faults: Vec<String>,
+    /// Whether it is unclear where names and values begin and end: a name may then be a part of a secret.
+    pub(super) garbled: bool,
 }
 
 impl Layer {
     pub(super) fn of_text(source: Source, vars: &BTreeMap<String, String>) -> Self {
         let vars = vars.iter().map(|(name, text)| (name.clone(), Given::from(text.clone()))).collect();
-        Self { source, vars }
+        Self { source, vars, faults: Vec::new(), garbled: false }
+    }
+
+    /// A source of which nothing can be read.
+    fn unreadable(source: Source, fault: String) -> Self {
+        Self { source, vars: BTreeMap::new(), faults: vec![fault], garbled: false }
     }
 
     /// Where a fault is, and the name as it is written there.
@@ -95,48 +102,67 @@ pub(super) fn environment() -> Layer {
 }
 
 /// `.env` in the current folder; nothing when there is none.
-pub(super) fn dot_env() -> Result<Layer, Faults> {
-    let bad_line = || Faults(vec![".env holds a line that is not NAME=value".into()]);
-    let vars = match dotenvy::from_path_iter(".env") {
-        // The error itself quotes the line, and so perhaps a secret.
-        Ok(lines) => lines.collect::<Result<BTreeMap<_, _>, _>>().map_err(|_| bad_line())?,
-        Err(error) if error.not_found() => BTreeMap::new(),
-        Err(_) => return Err(Faults(vec![".env cannot be read".into()])),
+pub(super) fn dot_env() -> Layer {
+    let unreadable = || Layer::unreadable(Source::DotEnv, ".env cannot be read".into());
+    let lines = match dotenvy::from_path_iter(".env") {
+        Ok(lines) => lines,
+        Err(error) if error.not_found() => return Layer::of_text(Source::DotEnv, &BTreeMap::new()),
+        Err(_) => return unreadable(),
     };
-    Ok(Layer::of_text(Source::DotEnv, &vars))
+    let (mut vars, mut garbled) = (BTreeMap::new(), false);
+    for line in lines {
+        match line {
+            Ok((name, text)) => {
+                vars.insert(name, text);
+            }
+            // A reader that failed may fail for ever.
+            Err(dotenvy::Error::Io(_)) => return unreadable(),
+            Err(_) => garbled = true,
+        }
+    }
+    let layer = Layer::of_text(Source::DotEnv, &vars);
+    // The error itself quotes the line, and so perhaps a secret.
+    let bad_line = garbled.then(|| ".env holds a line that is not NAME=value".to_owned());
+    Layer { faults: bad_line.into_iter().collect(), garbled, ..layer }
 }
 
 /// The settings in a TOML file, flat and by their names in lower case.
-pub(super) fn file(path: &Path) -> Result<Layer, Faults> {
+pub(super) fn file(path: &Path) -> Layer {
     let name = path.display().to_string();
-    let text = fs::read_to_string(path)
-        .map_err(|error| Faults(vec![format!("{name} cannot be read: {}", error.kind())]))?;
-    parse(name, &text)
+    match fs::read_to_string(path) {
+        Ok(text) => parse(name, &text),
+        Err(error) => {
+            let fault = format!("{name} cannot be read: {}", error.kind());
+            Layer::unreadable(Source::File(name), fault)
+        }
+    }
 }
 
-/// The settings in the text of a TOML file of this name. A fault tells the line, and never quotes it: it may hold a secret.
-pub(super) fn parse(name: String, text: &str) -> Result<Layer, Faults> {
+/// The settings in the text of a TOML file of this name, but for the lines that cannot be read. A fault tells the line, and
+/// never quotes it: it may hold a secret.
+pub(super) fn parse(name: String, text: &str) -> Layer {
     let line_at = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut faults: Vec<_> = errors
+    let errors: Vec<_> = errors
         .iter()
-        .map(|error| {
-            let line = line_at(error.span().unwrap_or_default().start);
-            format!("{name} line {line}: {}", error.message())
-        })
+        .map(|error| (line_at(error.span().unwrap_or_default().start), error.message()))
         .collect();
+    let mut faults: Vec<_> = errors.iter().map(|(line, why)| format!("{name} line {line}: {why}")).collect();
     let mut vars = BTreeMap::new();
     for (key, value) in table.into_inner() {
-        let line = line_at(key.span().start);
-        let key = key.into_inner();
+        let lines = line_at(key.span().start)..=line_at(value.span().end);
+        if errors.iter().any(|(line, _)| lines.contains(line)) {
+            continue;
+        }
+        let (line, key) = (*lines.start(), key.into_inner());
         if key.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            faults.push(format!("{name} line {line}: {key}: the names of settings are in lower case here"));
+            faults.push(format!("{name} line {line}: the names of settings are in lower case here"));
             continue;
         }
         let (text, shape) = read(value.get_ref());
         vars.insert(key.to_ascii_uppercase(), Given { text, shape, line: Some(line) });
     }
-    if faults.is_empty() { Ok(Layer { source: Source::File(name), vars }) } else { Err(Faults(faults)) }
+    Layer { source: Source::File(name), vars, faults, garbled: !errors.is_empty() }
 }
 
 fn read(value: &DeValue<'_>) -> (String, Shape) {

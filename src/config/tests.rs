@@ -65,6 +65,34 @@ fn production_needs_one_secret_for_all_nodes() {
 }
 
 #[test]
+fn one_mistake_is_told_once() {
+    let secret = STANDARD.encode([7; 32]);
+    let production = |name, value| {
+        let sound =
+            [("DATABASE_URL", "postgres://h/d"), ("MASTER_SECRET", &secret), ("TOKEN_SIGNING_KEY", &secret)];
+        let others = sound.into_iter().filter(|(other, _)| !str::starts_with(name, other));
+        faults(&others.chain([(name, value)]).collect::<Vec<_>>())
+    };
+    assert_eq!(production("MASTER_SECRET", "c2hvcnQ="), ["MASTER_SECRET must be 32 bytes in padded base64"]);
+    assert_eq!(production("MASTER_SECRET_FILE", "/nowhere").len(), 1);
+    assert_eq!(production("TOKEN_SIGNING_KEY_FILE", "/nowhere").len(), 1);
+    assert_eq!(
+        faults(&[
+            ("MASTER_SECRT", &secret),
+            ("DATABASE_URL", "postgres://h/d"),
+            ("TOKEN_SIGNING_KEY", &secret)
+        ]),
+        ["MASTER_SECRT is not a setting; did you mean MASTER_SECRET?"]
+    );
+    assert_eq!(faults(&[("WS_HEARTBEAT_INTERVAL", "many"), ("WS_CLIENT_TIMEOUT", "20")]).len(), 1);
+    assert_eq!(
+        faults(&[("RELAY_NAME", "a b"), ("REGISTRATION", "token")]).len(),
+        2,
+        "but each of two is told"
+    );
+}
+
+#[test]
 fn open_mode_stays_on_loopback_unless_it_is_really_meant() {
     let open = [("AUTH_MODE", "open"), ("HOST", "0.0.0.0")];
     assert_eq!(faults(&open).len(), 1);
@@ -161,10 +189,10 @@ fn debug_output_hides_secrets() {
 
 /// The settings of a file, and of an environment beside it.
 fn with_file(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Faults> {
-    let file = sources::parse("restante.toml".into(), text)?;
+    let file = sources::parse("restante.toml".into(), text);
     let dot_env =
         Layer::of_text(Source::DotEnv, &vars(&[("RELAY_NAME", "from-dot-env"), ("MAX_DEVICES", "3")]));
-    Config::from_layers(vec![dot_env, file, Layer::of_text(Source::Environment, &vars(env))])
+    Config::from_layers(vec![dot_env, file, Layer::of_text(Source::Environment, &vars(env))]).done()
 }
 
 fn file_faults(text: &str) -> Vec<String> {
@@ -226,8 +254,34 @@ fn faults_of_a_file_name_the_line_and_the_kind_that_is_meant() {
 }
 
 #[test]
+fn a_line_that_cannot_be_read_hides_no_fault_of_another() {
+    let told = file_faults("PORT = 1\nport = \"x\"\nmax_in_flight = \"3\"\nws_client_timeout = 5\n");
+    assert_eq!(
+        told,
+        [
+            "restante.toml line 1: the names of settings are in lower case here",
+            "restante.toml line 2: port must be a whole number without quotes",
+            "restante.toml line 3: max_in_flight must be a whole number without quotes",
+        ]
+    );
+    let told = file_faults("port = \nmax_in_flight = 0\ndatabase_url = \"mysql://h/d\"\n");
+    assert_eq!(told.len(), 3, "{told:?}");
+    let unread = "database_url = \"postgres://h/d\"\nmaster_secret = \ntoken_signing_key = x\n";
+    assert_eq!(file_faults(unread).len(), 2, "what cannot be read is not called missing besides");
+    let layers = vec![
+        sources::file(Path::new("/nowhere")),
+        Layer::of_text(Source::Environment, &vars(&[("PORT", "x")])),
+    ];
+    let told = Config::from_layers(layers).done().map(drop).unwrap_err().0;
+    assert!(told.len() == 2 && told[1].starts_with("PORT"), "{told:?}");
+}
+
+#[test]
 fn what_a_file_holds_is_never_quoted() {
     for text in [
+        "database_url = \"\"\"\nhunter2 = 5",
+        "database_url = 'postgres://\nhunter2 = 5\nHunter2 = 5'",
+        "master_secret = [\nhunter2 = 5\nHunter2 = 5",
         "database_url = postgres://u:hunter2@h/d",
         "database_url = \"postgres://u:hunter2@h/d",
         "database_url = 'hunter2'\nmaster_secret = 'hunter2'\ntoken_signing_key = 'hunter2'",
@@ -322,9 +376,9 @@ fn the_example_of_a_settings_file_is_the_committed_one_and_shows_the_defaults() 
         .lines()
         .map(|line| if line.starts_with("# ") { line } else { line.trim_start_matches('#') })
         .collect();
-    let layer = sources::parse("restante.toml".into(), &uncommented.join("\n")).unwrap();
+    let layer = sources::parse("restante.toml".into(), &uncommented.join("\n"));
     assert_eq!(layer.vars.len(), Config::known().len());
-    let Loaded { in_effect, .. } = Config::from_layers(vec![layer]).unwrap();
+    let Loaded { in_effect, .. } = Config::from_layers(vec![layer]).done().unwrap();
     for (setting, known) in in_effect.iter().zip(Config::known()) {
         let default = known.in_effect(None, Source::Default);
         assert_eq!((&setting.name, &setting.value), (&default.name, &default.value));

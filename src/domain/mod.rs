@@ -37,6 +37,6 @@ pub use keys::{
     Bundle, Device, IdentityKey, KeyKind, KeyStats, LastingKeys, LinkedBy, OneTimePreKey, Signature,
     SignedPreKey,
 };
-pub use quota::{BudgetKey, Drawn, Lease, Quota};
+pub use quota::{BudgetKey, Drawn, Lease, Quota, SELDOM_ACTS_PER_HOUR};
 pub use sealed::{SEALED_MIN, is_plaintext};
 pub use security::{AuditEntry, Pseudonym, Pseudonyms, SecurityEvent};

@@ -4,6 +4,9 @@ use std::{fmt, time::Duration};
 
 use super::Timestamp;
 
+/// How often in an hour a device may do each of the acts that leave traces for long, of which none does many.
+pub const SELDOM_ACTS_PER_HOUR: u32 = 60;
+
 /// So many acts in a period, all at once or spread: a bucket of `acts` that refills evenly over `period`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {

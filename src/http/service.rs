@@ -13,7 +13,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Problem;
-use crate::{config::Config, domain::Clock, hot::Switchboard, store::Store, wire::Time};
+use crate::{
+    config::Config,
+    domain::{Clock, SELDOM_ACTS_PER_HOUR},
+    hot::Switchboard,
+    store::Store,
+    wire::Time,
+};
 
 /// What the health routes look at.
 pub struct Health {
@@ -104,6 +110,9 @@ struct LimitsAnswer {
     max_send_bytes: usize,
     max_group_body_bytes: usize,
     max_in_flight: usize,
+    max_connections_per_address: usize,
+    max_unread_bytes: usize,
+    min_answer_pace: u32,
     max_devices: u32,
     max_prekeys: u32,
     mls_cipher_suites: Vec<u16>,
@@ -137,6 +146,11 @@ struct LimitsAnswer {
     fetch_limit_per_pair: u32,
     fetch_limit_per_user: u32,
     fetch_limit_for_new_users: u32,
+    logins_per_hour: u32,
+    links_per_hour: u32,
+    rotations_per_hour: u32,
+    mls_key_changes_per_hour: u32,
+    package_uploads_per_hour: u32,
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -242,6 +256,9 @@ async fn get_limits(config: web::Data<Config>) -> impl Responder {
         max_send_bytes: client.send,
         max_group_body_bytes: client.group_body,
         max_in_flight: client.in_flight,
+        max_connections_per_address: config.transport.max_connections_per_address,
+        max_unread_bytes: config.transport.max_unread,
+        min_answer_pace: config.transport.least_pace,
         max_devices: store.max_devices,
         max_prekeys: store.max_prekeys,
         mls_cipher_suites: config.mls.cipher_suites.iter().map(|suite| suite.number()).collect(),
@@ -275,6 +292,11 @@ async fn get_limits(config: web::Data<Config>) -> impl Responder {
         fetch_limit_per_pair: fetch.pair,
         fetch_limit_per_user: fetch.target,
         fetch_limit_for_new_users: fetch.newcomers,
+        logins_per_hour: SELDOM_ACTS_PER_HOUR,
+        links_per_hour: SELDOM_ACTS_PER_HOUR,
+        rotations_per_hour: SELDOM_ACTS_PER_HOUR,
+        mls_key_changes_per_hour: SELDOM_ACTS_PER_HOUR,
+        package_uploads_per_hour: SELDOM_ACTS_PER_HOUR,
     })
 }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::{Keys, LOW, Refusal};
 use crate::{
-    domain::{Caller, ConversationKey, DeviceId, DeviceNo, Drawn, Quota, SecurityEvent, Timestamp, UserId},
+    domain::{
+        Caller, ConversationKey, DeviceId, DeviceNo, Drawn, Quota, SELDOM_ACTS_PER_HOUR, SecurityEvent,
+        Timestamp, UserId,
+    },
     hot::{Event, KeysLow},
     store::{OneTimeKeys, TakenBundle},
 };
@@ -189,10 +192,11 @@ impl Keys {
     /// Counts an act that leaves traces for long, of which no device does many.
     ///
     /// # Errors
-    /// `TooOften` past 60 in an hour.
+    /// `TooOften` past [`SELDOM_ACTS_PER_HOUR`].
     pub(super) async fn count(&self, what: &'static str, caller: &Caller) -> Result<(), Refusal> {
         let device = caller.device_no.0.to_be_bytes();
-        match self.budgets.draw(what, &[&device], Quota::per_hour(60), self.clock.now()).await {
+        let quota = Quota::per_hour(SELDOM_ACTS_PER_HOUR);
+        match self.budgets.draw(what, &[&device], quota, self.clock.now()).await {
             Drawn::Taken => Ok(()),
             Drawn::Empty(wait) => Err(Refusal::TooOften(wait)),
         }

@@ -67,8 +67,9 @@ impl Certificate {
     /// Reads certificate and key.
     ///
     /// # Errors
-    /// When a file cannot be read, holds nothing or the wrong thing, or the two do not belong together.
-    pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsFault> {
+    /// When a file cannot be read, holds nothing or the wrong thing, or the two do not belong together: what is wrong with
+    /// each file.
+    pub fn load(files: TlsFiles) -> Result<Arc<Self>, Vec<TlsFault>> {
         let provider = Arc::new(ring::default_provider());
         let first = stamps(&files);
         let shown = read(&files, &provider)?;
@@ -133,9 +134,11 @@ impl Certificate {
                 metrics::tls_reloaded("ok");
                 tracing::info!("the certificate was read again");
             }
-            Err(fault) => {
+            Err(faults) => {
                 metrics::tls_reloaded("failed");
-                tracing::warn!(%fault, "the new certificate cannot be used; the old one stays");
+                for fault in faults {
+                    tracing::warn!(%fault, "the new certificate cannot be used; the old one stays");
+                }
             }
         }
     }
@@ -167,18 +170,11 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
 }
 
-fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<Shown, TlsFault> {
-    let text = fs::read(&files.certificate)
-        .map_err(|error| certificate_fault(format!("the file cannot be read ({})", error.kind())))?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, _>>()
-        .map_err(|_| certificate_fault("the file is not PEM"))?;
-    let first = chain.first().ok_or_else(|| certificate_fault("the file holds no certificate in PEM"))?;
-    let expires_at = expires_at(first)?;
-    let text = fs::read(&files.key)
-        .map_err(|error| key_fault(format!("the file cannot be read ({})", error.kind())))?;
-    let key = PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|_| key_fault("the file holds no private key in PEM without a password"))?;
+fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<Shown, Vec<TlsFault>> {
+    let (chain, expires_at, key) = match (chain_in(&files.certificate), key_in(&files.key)) {
+        (Ok((chain, expires_at)), Ok(key)) => (chain, expires_at, key),
+        (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
+    };
     let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             key_fault("the key does not belong to the first certificate of TLS_CERT_PATH")
@@ -187,8 +183,28 @@ fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<Shown, TlsFault> 
             certificate_fault("the first certificate cannot be used for TLS")
         }
         _ => key_fault("the key is of a kind that cannot be used: RSA, ECDSA on P-256 or P-384, Ed25519 can"),
-    })?;
+    });
+    let key = key.map_err(|fault| vec![fault])?;
     Ok(Shown { key: Arc::new(key), expires_at })
+}
+
+/// A certificate with what leads from it to a root, and when it ends.
+fn chain_in(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Duration), TlsFault> {
+    let text = fs::read(path)
+        .map_err(|error| certificate_fault(format!("the file cannot be read ({})", error.kind())))?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|_| certificate_fault("the file is not PEM"))?;
+    let first = chain.first().ok_or_else(|| certificate_fault("the file holds no certificate in PEM"))?;
+    let expires_at = expires_at(first)?;
+    Ok((chain, expires_at))
+}
+
+fn key_in(path: &Path) -> Result<PrivateKeyDer<'static>, TlsFault> {
+    let text =
+        fs::read(path).map_err(|error| key_fault(format!("the file cannot be read ({})", error.kind())))?;
+    PrivateKeyDer::from_pem_slice(&text)
+        .map_err(|_| key_fault("the file holds no private key in PEM without a password"))
 }
 
 /// When a certificate ends, since the epoch of Unix.

@@ -24,20 +24,25 @@ const LAST: Duration = Duration::from_secs(3);
 /// Bytes of a collector's answer that are read.
 const ANSWER: u64 = 64 << 10;
 
+/// What sends spans to a collector. Nothing is sent yet.
+pub(super) fn exporter(collector: &SecretString) -> Result<SpanExporter, String> {
+    let address = format!("{}/v1/traces", collector.expose_secret().trim_end_matches('/'));
+    SpanExporter::builder()
+        .with_http()
+        .with_http_client(Courier::new())
+        .with_endpoint(address)
+        .with_timeout(PATIENCE)
+        .build()
+        // The error itself may quote the address, and so a password.
+        .map_err(|_| "OTEL_EXPORTER_OTLP_ENDPOINT or another OTEL_ variable cannot be used".to_owned())
+}
+
 /// The way to a collector.
 pub(super) struct Traces(SdkTracerProvider);
 
 impl Traces {
     pub(super) fn to(collector: &SecretString, service: &str) -> Result<Self, String> {
-        let address = format!("{}/v1/traces", collector.expose_secret().trim_end_matches('/'));
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_http_client(Courier::new())
-            .with_endpoint(address)
-            .with_timeout(PATIENCE)
-            .build()
-            // The error itself may quote the address, and so a password.
-            .map_err(|_| "OTEL_EXPORTER_OTLP_ENDPOINT or another OTEL_ variable cannot be used".to_owned())?;
+        let exporter = exporter(collector)?;
         let resource = Resource::builder()
             .with_service_name(service.to_owned())
             .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))

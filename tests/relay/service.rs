@@ -26,6 +26,7 @@ use crate::support::{
 
 on_both_backends! {
     the_relay_tells_its_name_health_and_limits,
+    limits_are_those_in_force,
     every_answer_carries_a_request_id,
     every_problem_has_all_its_members,
     origins_on_the_list_may_call_and_others_may_not,
@@ -60,6 +61,22 @@ async fn the_relay_tells_its_name_health_and_limits(backend: &Backend) {
     let device = Device::registered(&relay, Kind::Ed25519).await;
     let _socket = Socket::open(&device).await;
     assert_eq!(get(&relay, "/health").await.is(200)["stats"]["active_connections"], 1);
+}
+
+async fn limits_are_those_in_force(backend: &Backend) {
+    let own = [
+        ("MAX_CONNECTIONS_PER_ADDRESS", "123"),
+        ("MAX_UNREAD_BYTES", "16777217"),
+        ("MIN_ANSWER_PACE", "1025"),
+    ];
+    let limits = get(&backend.relay(&own).await, "/api/v1/limits").await.is(200);
+    for (name, value) in own {
+        assert_eq!(limits[name.to_ascii_lowercase()].to_string(), value, "{name}");
+    }
+    let fixed = ["logins", "links", "rotations", "mls_key_changes", "package_uploads"];
+    for name in fixed.map(|act| format!("{act}_per_hour")) {
+        assert_eq!(limits[&name], 60, "{name}");
+    }
 }
 
 async fn every_answer_carries_a_request_id(backend: &Backend) {
@@ -303,7 +320,8 @@ async fn the_health_check_tells_whether_the_relay_is_ready() {
     process.stop().await;
     let away = process::run(&["healthcheck"], &asked);
     assert_eq!(away.status.code(), Some(1));
-    assert!(!away.stderr.is_empty());
+    let told = String::from_utf8(away.stderr).unwrap();
+    assert!(told.contains(&format!("http://127.0.0.1:{port}/health/ready does not answer")), "{told}");
 }
 
 #[test]

@@ -4,9 +4,12 @@ use std::{
     collections::BTreeMap,
     fs,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+use crate::support::process;
 
 /// A secret of 32 bytes in base64.
 const SECRET: &str = "aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1bnQ=";
@@ -63,6 +66,82 @@ fn all_faults_of_all_places_are_told_by_every_command() {
         ] {
             assert!(text(&told.stderr).lines().any(|line| line == fault), "{}", text(&told.stderr));
         }
+    }
+}
+
+#[test]
+fn a_fault_of_what_settings_name_is_told_with_all_others_before_anything_is_opened() {
+    let place = Place::with(&[("no-key", "hunter2"), ("keys.json", "{}")]);
+    let mut environment = vec![
+        ("WORKERS", "many"),
+        ("TLS_CERT_PATH", "away.pem"),
+        ("TLS_KEY_PATH", "no-key"),
+        ("DATABASE_URL", "postgres://u:hunter2@db:port/restante"),
+        ("REDIS_URL", "redis://:hunter2@cache:66666"),
+        ("MASTER_SECRET", SECRET),
+        ("TOKEN_SIGNING_KEY", "hunter2"),
+        ("REGISTRATION", "token"),
+        ("ADMISSION_KEY", "hunter2"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:hunter2@["),
+    ];
+    for command in [&["config", "check"][..], &["serve"], &[]] {
+        let told = place.run(command, &environment);
+        assert_eq!(told.status.code(), Some(2), "{command:?}");
+        for fault in [
+            "WORKERS must be a whole number",
+            "TLS_CERT_PATH: the file cannot be read",
+            "TLS_KEY_PATH: the file holds no private key",
+            "DATABASE_URL cannot be read",
+            "REDIS_URL cannot be read",
+            "TOKEN_SIGNING_KEY: neither keys",
+            "ADMISSION_KEY: the file cannot be read",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ] {
+            let lines = text(&told.stderr).lines();
+            assert_eq!(
+                lines.filter(|line| line.starts_with(fault)).count(),
+                1,
+                "{fault}: {}",
+                text(&told.stderr)
+            );
+        }
+        assert_eq!(text(&told.stderr).lines().count(), 9, "{}", text(&told.stderr));
+        assert!(!text(&told.stderr).contains("hunter2") && told.stdout.is_empty());
+    }
+    environment.retain(|(name, _)| *name != "ADMISSION_KEY");
+    for (jwks, why) in [("away.json", "cannot be read"), ("keys.json", "no JWK set"), ("ftp://a", "https")] {
+        environment.push(("ADMISSION_JWKS", jwks));
+        let told = place.run(&["config", "check"], &environment);
+        let fault = text(&told.stderr).lines().find(|line| line.starts_with("ADMISSION_JWKS: "));
+        assert!(fault.is_some_and(|fault| fault.contains(why)), "{}", text(&told.stderr));
+        environment.pop();
+    }
+    assert_eq!(fs::read_dir(place.0.path()).unwrap().count(), 2, "nothing was made");
+}
+
+#[test]
+fn what_is_done_beside_a_relay_needs_none_of_the_files_that_a_relay_needs() {
+    let place = Place::with(&[]);
+    let environment = [
+        ("TLS_CERT_PATH", "away.pem"),
+        ("TLS_KEY_PATH", "away.key"),
+        ("TOKEN_SIGNING_KEY", "away.keys"),
+        ("REGISTRATION", "token"),
+        ("ADMISSION_JWKS", "away.json"),
+        ("PORT", "1"),
+    ];
+    for (command, code) in [
+        (&["config", "print"][..], 0),
+        (&["config", "value", "TLS_CERT_PATH"], 0),
+        (&["migrate"], 0),
+        (&["blocks", "list"], 0),
+        (&["restored"], 0),
+        (&["backup", "copy.db"], 0),
+        (&["healthcheck"], 1),
+        (&["config", "check"], 2),
+    ] {
+        let told = place.run(command, &environment);
+        assert_eq!(told.status.code(), Some(code), "{command:?}: {}", text(&told.stderr));
     }
 }
 
@@ -193,6 +272,73 @@ fn an_operator_without_the_relays_settings_is_refused_and_leaves_nothing_behind(
     assert_eq!((told.status.code(), files()), (Some(1), before));
     assert!(text(&told.stderr).contains("there is no key at ./restante-data/master.key"));
     assert!(place.run(&["blocks", "clear", "203.0.113.7"], &[("MASTER_SECRET", SECRET)]).status.success());
+}
+
+#[test]
+fn whoever_reads_no_further_ends_a_command_quietly() {
+    let place = Place::with(&[]);
+    assert!(place.run(&["migrate"], &[]).status.success());
+    for arguments in [
+        &["openapi"][..],
+        &["schema"],
+        &["config", "check"],
+        &["config", "print"],
+        &["config", "value", "PORT"],
+        &["config", "example"],
+        &["backup", "copy.db"],
+        &["blocks", "clear", "--all"],
+        &["restored"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+        program
+            .env_clear()
+            .current_dir(place.0.path())
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped());
+        let ended = program.args(arguments).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!((ended.status.code(), text(&ended.stderr)), (Some(0), ""), "{arguments:?}");
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+    program.env_clear().env("PORT", "x").current_dir(place.0.path()).stderr(writer);
+    assert_eq!(
+        program.args(["config", "check"]).status().unwrap().code(),
+        Some(2),
+        "the fault is told by the code"
+    );
+}
+
+#[test]
+fn a_relay_whose_greeting_nobody_reads_serves() {
+    let place = Place::with(&[]);
+    let port = process::free_port().to_string();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+    program.env_clear().env("PORT", &port).current_dir(place.0.path()).stdout(writer).stderr(Stdio::null());
+    let mut relay = program.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !place.run(&["healthcheck"], &[("PORT", &port)]).status.success() && Instant::now() < deadline {
+        assert!(relay.try_wait().unwrap().is_none(), "it ended");
+    }
+    assert!(relay.try_wait().unwrap().is_none(), "it ended");
+    relay.kill().unwrap();
+    relay.wait().unwrap();
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+    program.env_clear().current_dir(Place::with(&[]).0.path()).stdout(full).stderr(Stdio::piped());
+    let ended = program.arg("openapi").spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(text(&ended.stderr).contains("standard output cannot be written"), "{}", text(&ended.stderr));
 }
 
 #[test]

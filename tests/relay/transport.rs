@@ -1,5 +1,6 @@
 //! The promises about connections (proto-docs/transport.md).
 
+mod files;
 mod gone;
 mod headers;
 mod hostile;

@@ -74,6 +74,12 @@ pub struct RedisHot {
 type Entry = (String, Vec<Vec<u8>>);
 
 impl RedisHot {
+    /// Whether this can be read as the address of a server or a cluster. Nothing is asked there.
+    #[must_use]
+    pub fn is_address(url: &SecretString) -> bool {
+        Place::of(url).is_ok()
+    }
+
     /// Begins to connect to `redis://…`, or to the cluster that the nodes of `redis+cluster://host:port,host:port` are
     /// of, with channels and keys under `prefix`. Redis 6 or later is needed, but may be away: acts fail until it is
     /// there. Must be called on a Tokio runtime.

@@ -147,6 +147,10 @@ fn migrator() -> Migrator {
     migrator
 }
 
+pub(super) fn is_address(url: &SecretString) -> bool {
+    options(url).is_ok()
+}
+
 fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(url.expose_secret()).map_err(unavailable)?;
     Ok(options.application_name("restante").disable_statement_logging())

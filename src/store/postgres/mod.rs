@@ -97,6 +97,12 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
+    /// Whether this can be read as the address of a database. Nothing is asked there.
+    #[must_use]
+    pub fn is_address(url: &SecretString) -> bool {
+        connect::is_address(url)
+    }
+
     /// Connects, brings the schema up to date and starts the lanes on the current runtime. `clock` says when a send is
     /// accepted; what was committed goes to `committed`; security events are entered under `pseudonyms`.
     /// Of `max_connections` the lanes take four, what is polled one, and calls share the rest; at least six are used.

@@ -23,19 +23,26 @@ pub struct RelayProcess {
     written: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
     cwd: TempDir,
+    /// What a shell does before it becomes the program.
+    before: &'static str,
 }
 
 impl RelayProcess {
     /// Starts the program on a backend and waits until it is ready.
     pub async fn start(backend: &Backend, settings: Settings<'_>) -> Self {
+        Self::start_after(":", backend, settings).await
+    }
+
+    /// Starts the program from a shell that did something before.
+    pub async fn start_after(before: &'static str, backend: &Backend, settings: Settings<'_>) -> Self {
         let port = free_port();
         let mut all = backend.settings(settings);
         all.insert("PORT".into(), port.to_string());
         let cwd = tempfile::tempdir().unwrap();
         let written = Arc::new(Mutex::new(String::new()));
-        let (child, readers) = spawn(&all, &cwd, &written);
+        let (child, readers) = spawn(before, &all, &cwd, &written);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut process = Self { address, settings: all, child, written, readers, cwd };
+        let mut process = Self { address, settings: all, child, written, readers, cwd, before };
         process.ready().await;
         process
     }
@@ -96,7 +103,7 @@ impl RelayProcess {
     /// Starts it again after its end: same data, same port, same settings.
     pub async fn restart(&mut self) {
         let settings = self.settings.clone();
-        (self.child, self.readers) = spawn(&settings, &self.cwd, &self.written);
+        (self.child, self.readers) = spawn(self.before, &settings, &self.cwd, &self.written);
         self.ready().await;
     }
 
@@ -148,17 +155,23 @@ pub fn free_port() -> u16 {
 }
 
 fn program(settings: &BTreeMap<String, String>, cwd: &TempDir) -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
+    told(Command::new(env!("CARGO_BIN_EXE_restante")), settings, cwd)
+}
+
+fn told(mut program: Command, settings: &BTreeMap<String, String>, cwd: &TempDir) -> Command {
     program.env_clear().envs(settings).current_dir(cwd.path()).stdin(Stdio::null());
     program
 }
 
 fn spawn(
+    before: &str,
     settings: &BTreeMap<String, String>,
     cwd: &TempDir,
     written: &Arc<Mutex<String>>,
 ) -> (Child, Vec<JoinHandle<()>>) {
-    let mut program = program(settings, cwd);
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(format!("{before}; exec \"$0\"")).arg(env!("CARGO_BIN_EXE_restante"));
+    let mut program = told(shell, settings, cwd);
     let mut child = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let readers = vec![
         collect(child.stdout.take().unwrap(), Arc::clone(written)),

@@ -123,7 +123,13 @@ fn a_relay_that_cannot_have_tls_does_not_start() {
     let (files, _) = Credentials::fresh();
     let [certificate, key] = files.settings();
     let missing = ("TLS_KEY_PATH", files.key().join("nowhere").display().to_string());
-    assert!(refused(&[certificate.clone(), missing]).starts_with("TLS_KEY_PATH: the file cannot be read"));
+    assert!(
+        refused(&[certificate.clone(), missing.clone()]).starts_with("TLS_KEY_PATH: the file cannot be read")
+    );
+    let both = refused(&[("TLS_CERT_PATH", missing.1.clone()), missing]);
+    assert!(
+        both.contains("TLS_CERT_PATH: the file cannot") && both.contains("TLS_KEY_PATH: the file cannot")
+    );
     let only_one = refused(&[certificate]);
     assert!(only_one.contains("TLS_KEY_PATH is missing"), "{only_one}");
     let only_one = refused(&[key]);
@@ -137,7 +143,8 @@ fn refused(own: &[(&'static str, String)]) -> String {
     let ended = process::run(&[], &settings);
     assert!(!ended.status.success());
     assert!(!String::from_utf8_lossy(&ended.stdout).contains("listens"), "it did listen");
-    String::from_utf8(ended.stderr).unwrap()
+    let told = String::from_utf8(ended.stderr).unwrap();
+    told.strip_prefix("the settings have faults:\n").unwrap_or(&told).to_owned()
 }
 
 /// Whether a new connection is shown this certificate.
