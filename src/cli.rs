@@ -288,12 +288,14 @@ fn announce(relay: &app::Relay, format: LogFormat) {
             tracing::info!(version, scheme, %address, engines, metrics = relay.metrics_address().map(tracing::field::display), "listening");
         }
         LogFormat::Pretty => {
-            let mut told = format!("restante {version} listens on {scheme}://{address} ({engines})\n");
-            told += &format!("try: curl {scheme}://{address}/health\n");
-            if let Some(address) = relay.metrics_address() {
-                told += &format!("metrics: http://{address}/metrics\n");
-            }
-            if let Err(error) = say(told) {
+            let metrics = relay.metrics_address();
+            let metrics = metrics.map(|address| format!("metrics: http://{address}/metrics\n"));
+            let told = say(format_args!(
+                "restante {version} listens on {scheme}://{address} ({engines})\n\
+                 try: curl {scheme}://{address}/health\n{}",
+                metrics.unwrap_or_default()
+            ));
+            if let Err(error) = told {
                 tracing::warn!(error);
             }
         }

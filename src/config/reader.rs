@@ -38,8 +38,8 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn over(layers: Vec<Layer>) -> Self {
         let faults: Vec<_> = layers.iter().flat_map(|layer| layer.faults.clone()).collect();
-        let (partial, faulty) = (!faults.is_empty(), BTreeSet::new());
-        Self { layers, known: Vec::new(), in_effect: Vec::new(), faults, faulty, partial }
+        let partial = !faults.is_empty();
+        Self { layers, known: Vec::new(), in_effect: Vec::new(), faults, faulty: BTreeSet::new(), partial }
     }
 
     /// Tells what is wrong with a setting.
@@ -59,7 +59,7 @@ impl Reader {
         let is_known = |name: &str| {
             let given = self.in_effect.iter().find(|setting| setting.name.eq_ignore_ascii_case(name));
             let is_absent = given.is_none_or(|setting| setting.source == Source::Default);
-            !self.faulty.contains(name) && !(self.partial && is_absent)
+            !(self.faulty.contains(name) || self.partial && is_absent)
         };
         names.iter().all(|name| is_known(name))
     }

@@ -322,7 +322,7 @@ fn a_relay_whose_greeting_nobody_reads_serves() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
     program.env_clear().env("PORT", &port).current_dir(place.0.path()).stdout(writer).stderr(Stdio::null());
     let mut relay = program.spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !place.run(&["healthcheck"], &[("PORT", &port)]).status.success() && Instant::now() < deadline {
         assert!(relay.try_wait().unwrap().is_none(), "it ended");
     }
@@ -333,9 +333,10 @@ fn a_relay_whose_greeting_nobody_reads_serves() {
 
 #[test]
 fn what_cannot_be_written_is_a_failure() {
+    let place = Place::with(&[]);
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let mut program = Command::new(env!("CARGO_BIN_EXE_restante"));
-    program.env_clear().current_dir(Place::with(&[]).0.path()).stdout(full).stderr(Stdio::piped());
+    program.env_clear().current_dir(place.0.path()).stdout(full).stderr(Stdio::piped());
     let ended = program.arg("openapi").spawn().unwrap().wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     assert!(text(&ended.stderr).contains("standard output cannot be written"), "{}", text(&ended.stderr));

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::support::{process::RelayProcess, relay::Backend};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A connection that was answered once and is kept.
 async fn answered(process: &RelayProcess) -> Option<TcpStream> {
