@@ -48,7 +48,7 @@ const BACKLOG: i32 = 1024;
 
 /// Bytes that the kernel keeps for a peer that does not read (it doubles the figure for its own overhead). Left to itself
 /// it keeps megabytes, which a session does not see and nobody bounds.
-const SEND_BUFFER: usize = 256 << 10;
+const SEND_BUFFER: u32 = 256 << 10;
 
 /// How long a peer may take to end a connection that we have ended.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -270,6 +270,6 @@ impl Door {
         let socket = SockRef::from(stream);
         // The kernel gives up a peer that takes nothing, some time after the session has.
         socket.set_tcp_user_timeout(Some(self.stall + AFTER_STALL))?;
-        socket.set_send_buffer_size(SEND_BUFFER)
+        socket.set_send_buffer_size(SEND_BUFFER as usize)
     }
 }
