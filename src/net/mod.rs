@@ -40,6 +40,7 @@ pub use tls::{Certificate, TlsFault};
 
 use crate::config::Transport;
 
+pub use line::Giving;
 /// The most workers that the library takes.
 const MOST_WORKERS: usize = 512;
 

@@ -213,6 +213,7 @@ const HOUSE: &[Room] = &[
     Room { files: &["queue/inbox.rs", "queue/outbox.rs"], uses: &["queue"], crates: &ACTIX },
     // The rules of the features.
     Room { files: &["keys"], uses: &["domain", "store", "hot", "metrics", "keys"], crates: &[] },
+            "net::Giving",
     Room { files: &["messages"], uses: &["domain", "store", "hot", "metrics", "messages"], crates: &[] },
     Room { files: &["queue"], uses: &["domain", "store", "hot", "metrics", "queue"], crates: &[] },
     Room { files: &["groups"], uses: &["domain", "store", "hot", "metrics", "groups"], crates: &[] },
