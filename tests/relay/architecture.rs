@@ -98,6 +98,8 @@ const HOUSE: &[Room] = &[
         ],
         crates: &[],
     },
+    // What each of many holders has of a thing.
+    Room { files: &["shares.rs"], uses: &[], crates: &[] },
     Room { files: &["metrics.rs"], uses: &[], crates: &["metrics_exporter_prometheus"] },
     Room {
         files: &["jobs.rs"],
@@ -141,6 +143,7 @@ const HOUSE: &[Room] = &[
     Room {
         files: &["auth/routes", "auth/body"],
         uses: &["auth", "domain", "http", "store", "wire"],
+            "shares",
         crates: &["actix_web"],
     },
     // The host application's word, pure but for where its keys come from.
