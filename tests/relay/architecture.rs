@@ -120,7 +120,15 @@ const HOUSE: &[Room] = &[
     // Connections, before anybody knows what is asked on them.
     Room {
         files: &["net"],
-        uses: &["net", "config::TlsFiles", "config::Transport", "config::is_within", "domain", "metrics"],
+        uses: &[
+            "net",
+            "config::TlsFiles",
+            "config::Transport",
+            "config::is_within",
+            "domain",
+            "metrics",
+            "shares",
+        ],
         crates: &ACTIX,
     },
     Room {
@@ -135,6 +143,7 @@ const HOUSE: &[Room] = &[
             "hot::Budgets",
             "hot::Spent",
             "metrics",
+            "shares",
             "wire",
             "http",
         ],
@@ -143,7 +152,6 @@ const HOUSE: &[Room] = &[
     Room {
         files: &["auth/routes", "auth/body"],
         uses: &["auth", "domain", "http", "store", "wire"],
-            "shares",
         crates: &["actix_web"],
     },
     // The host application's word, pure but for where its keys come from.
@@ -205,6 +213,7 @@ const HOUSE: &[Room] = &[
             "messages",
             "groups",
             "metrics",
+            "net::Giving",
             "keys",
             "!messages::routes",
             "!groups::routes",
@@ -216,7 +225,6 @@ const HOUSE: &[Room] = &[
     Room { files: &["queue/inbox.rs", "queue/outbox.rs"], uses: &["queue"], crates: &ACTIX },
     // The rules of the features.
     Room { files: &["keys"], uses: &["domain", "store", "hot", "metrics", "keys"], crates: &[] },
-            "net::Giving",
     Room { files: &["messages"], uses: &["domain", "store", "hot", "metrics", "messages"], crates: &[] },
     Room { files: &["queue"], uses: &["domain", "store", "hot", "metrics", "queue"], crates: &[] },
     Room { files: &["groups"], uses: &["domain", "store", "hot", "metrics", "groups"], crates: &[] },
