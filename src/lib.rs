@@ -117,6 +117,7 @@ pub mod messages;
 pub mod metrics;
 pub mod net;
 pub mod queue;
+mod shares;
 pub mod store;
 pub mod telemetry;
 mod verify;

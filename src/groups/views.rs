@@ -5,7 +5,7 @@ use crate::domain::{Caller, GroupId, Item, LogEntry, Position, Window};
 use super::{Groups, Refusal};
 
 /// Bytes of bodies in one page of a log, about.
-pub const PAGE_BYTES: usize = 4 << 20;
+pub const PAGE_BYTES: usize = 1 << 20;
 
 /// A page of a group's log, out of one of the device's windows.
 #[derive(Debug)]

@@ -7,13 +7,13 @@ mod frame;
 pub(crate) mod fuzzed;
 mod guard;
 mod heads;
+mod ledger;
 mod limits;
 pub mod metrics;
 mod policy;
 mod problem;
 mod query;
 pub mod service;
-mod shares;
 mod unread;
 
 pub use address::CallerAddress;

@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    future::{Future, Ready, ready},
+    future::{Ready, ready},
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -23,25 +23,24 @@ use actix_web::{
 };
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     CallerAddress, Problem, Recognise,
-    shares::{Share, Shares},
+    ledger::{Against, Claim, Ledger},
 };
 use crate::{
     abuse::Verb,
     domain::{DeviceNo, Network},
     metrics,
+    shares::{Share, Shares},
 };
 
-/// Answers that a device may be given at the same time; the next waits its turn.
+/// Answers that a device may be given at the same time in one network; the next waits its turn. In another one it asks anew:
+/// who has just changed networks has answers under way that nobody takes any more.
 const TURNS: usize = 2;
 
-/// How long a request waits for its turn and its bytes.
+/// How long a request waits for its turn and its bytes, in all.
 const WAIT: Duration = Duration::from_secs(5);
 
 /// The longest answer that is not counted.
@@ -50,19 +49,16 @@ const SMALL: u64 = 64 << 10;
 /// In what bytes are counted.
 const UNIT: usize = 1 << 10;
 
-/// The part of all bytes that one network may have.
-const NETWORK_SHARE: usize = 4;
-
 /// The limit's name in figures.
 const LIMIT: &str = "answers";
 
+/// Whose turn it is.
+type Asker = (DeviceNo, Option<Network>);
+
 /// What all answers together may hold.
 pub struct Unread {
-    bytes: Arc<Semaphore>,
-    devices: Arc<Shares<DeviceNo>>,
-    networks: Arc<Shares<Network>>,
-    /// Units of one network, and so the most of one answer.
-    most: usize,
+    bytes: Arc<Ledger>,
+    turns: Arc<Shares<Asker>>,
 }
 
 impl Unread {
@@ -72,45 +68,20 @@ impl Unread {
         for of in ["device", "network", "process"] {
             metrics::limit_tripped(LIMIT, of, 0);
         }
-        let units = (bytes / UNIT).clamp(NETWORK_SHARE, Semaphore::MAX_PERMITS);
-        let most = (units / NETWORK_SHARE).min(u32::MAX as usize);
-        Self {
-            bytes: Arc::new(Semaphore::new(units)),
-            devices: Shares::of_each(TURNS),
-            networks: Shares::of_each(most),
-            most,
-        }
+        Self { bytes: Ledger::of(bytes / UNIT), turns: Shares::of_each(TURNS) }
     }
 
     /// Units for so many bytes, as far as one answer can have them.
-    fn units(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT).min(self.most)).unwrap_or(u32::MAX)
+    fn units(&self, bytes: usize) -> usize {
+        bytes.div_ceil(UNIT).min(self.bytes.most())
     }
 }
 
 /// What an answer holds until it was taken.
 #[derive(Default)]
 struct Held {
-    turn: Option<Share<DeviceNo>>,
-    of_network: Option<Share<Network>>,
-    bytes: Option<OwnedSemaphorePermit>,
-}
-
-impl Held {
-    fn units(&self) -> usize {
-        self.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
-    }
-
-    /// Gives back what is more than these units.
-    fn keep(&mut self, units: usize) {
-        let more = self.units().saturating_sub(units);
-        if let Some(bytes) = &mut self.bytes {
-            drop(bytes.split(more));
-        }
-        if let Some(of_network) = &mut self.of_network {
-            of_network.keep(units);
-        }
-    }
+    turn: Option<Share<Asker>>,
+    bytes: Option<Claim>,
 }
 
 /// What the answer to a request may hold; a route that reads much asks for it first.
@@ -118,67 +89,68 @@ impl Held {
 pub struct Allowance {
     unread: web::Data<Unread>,
     network: Option<Network>,
+    /// Until when the request waits.
+    deadline: Instant,
+    /// Whether the answer is made for one device, and so is large once more for each that asks.
+    is_own: bool,
     held: Rc<RefCell<Held>>,
 }
 
 impl Allowance {
+    fn new(unread: web::Data<Unread>, network: Option<Network>, is_own: bool) -> Self {
+        Self { unread, network, deadline: Instant::now() + WAIT, is_own, held: Rc::default() }
+    }
+
     /// Waits until an answer with so many bytes in base64 may be read. To be asked once, before they are. Tells whether there
     /// was a wait, after which what was known before may be out of date.
     ///
     /// # Errors
     /// 503 `overloaded` when too much waits for other peers.
     pub async fn reserve(&self, bytes: usize) -> Result<bool, Problem> {
-        let mut reserved = pin!(self.reserve_until(bytes, Instant::now() + WAIT));
+        let units = self.unread.units(bytes.div_ceil(3) * 4);
+        let mut claimed = pin!(self.unread.bytes.claim(self.network, units));
         // Most do not wait.
-        if let Some(at_once) = (&mut reserved).now_or_never() {
-            return at_once.map(|()| false);
-        }
-        reserved.await.map(|()| true)
+        let at_once = (&mut claimed).now_or_never();
+        let waits = at_once.is_none();
+        let claimed = match at_once {
+            Some(claimed) => Ok(claimed),
+            None => timeout_at(self.deadline, claimed).await,
+        };
+        let claim = claimed.map_err(|_| overloaded(self.against(units)))?;
+        self.held.borrow_mut().bytes = Some(claim);
+        Ok(waits)
     }
 
-    async fn reserve_until(&self, bytes: usize, deadline: Instant) -> Result<(), Problem> {
-        let units = self.unread.units(bytes.div_ceil(3) * 4);
-        // Its own network first, so that nobody waits in everybody's line for what the network may not have.
-        if let Some(network) = self.network {
-            let mut share = self.unread.networks.share(network);
-            in_time(deadline, "network", share.take(units)).await?;
-            self.held.borrow_mut().of_network = Some(share);
+    fn against(&self, units: usize) -> &'static str {
+        match self.unread.bytes.try_claim(self.network, units) {
+            Err(Against::Process) => "process",
+            // Free again, a moment too late.
+            Ok(_) | Err(Against::Network) => "network",
         }
-        let bytes = Arc::clone(&self.unread.bytes).acquire_many_owned(units);
-        let bytes = in_time(deadline, "process", async { bytes.await.ok() }).await?;
-        self.held.borrow_mut().bytes = bytes;
-        Ok(())
     }
 
     async fn take_turn(&self, device: DeviceNo) -> Result<(), Problem> {
-        let mut turn = self.unread.devices.share(device);
-        in_time(Instant::now() + WAIT, "device", turn.take(1)).await?;
+        let mut turn = self.unread.turns.share((device, self.network));
+        timeout_at(self.deadline, turn.take(1)).await.map_err(|_| overloaded("device"))?;
         self.held.borrow_mut().turn = Some(turn);
         Ok(())
     }
 
-    /// What an answer of this size goes on holding; none when it is small, or belongs to no device and reserved nothing:
-    /// such answers are the same for everybody, and there once.
+    /// What an answer of this size goes on holding; none when it is small, or made for no device and reserved nothing: such
+    /// answers are the same for everybody, and there once.
     fn settle(&self, size: BodySize) -> Option<Held> {
         let mut held = self.held.take();
         let length = match size {
             BodySize::Sized(length) if length > SMALL => usize::try_from(length).unwrap_or(usize::MAX),
             BodySize::None | BodySize::Sized(_) | BodySize::Stream => return None,
         };
-        if held.turn.is_none() && held.bytes.is_none() {
+        if !self.is_own && held.bytes.is_none() {
             return None;
         }
-        let units = self.unread.units(length);
-        held.keep(units as usize);
         // What was not foreseen is counted while there is something left. The answer is made, perhaps of keys that are never
         // handed out again: nobody is better off if it is thrown away.
-        let missing = units.saturating_sub(u32::try_from(held.units()).unwrap_or(u32::MAX));
-        if let Ok(more) = Arc::clone(&self.unread.bytes).try_acquire_many_owned(missing) {
-            match &mut held.bytes {
-                Some(bytes) => bytes.merge(more),
-                none => *none = Some(more),
-            }
-        }
+        let claim = held.bytes.get_or_insert_with(|| self.unread.bytes.claim_left(self.network, 0));
+        claim.settle(self.unread.units(length));
         Some(held)
     }
 }
@@ -193,16 +165,12 @@ impl FromRequest for Allowance {
     }
 }
 
-async fn in_time<T>(
-    deadline: Instant,
-    of: &'static str,
-    taken: impl Future<Output = T>,
-) -> Result<T, Problem> {
-    timeout_at(deadline, taken).await.map_err(|_| {
-        metrics::limit_tripped(LIMIT, of, 1);
-        let detail = "too many answers wait to be taken; nothing was done, repeat the request";
-        Problem::unavailable("overloaded", detail)
-    })
+fn overloaded(of: &'static str) -> Problem {
+    metrics::limit_tripped(LIMIT, of, 1);
+    Problem::unavailable(
+        "overloaded",
+        "too many answers wait to be taken; nothing was done, repeat the request",
+    )
 }
 
 /// Lets a device's requests that look in by turns, and has large answers hold what they take until they were given.
@@ -214,8 +182,11 @@ pub async fn hold<B: MessageBody + 'static>(
         return Ok(next.call(request).await?.map_into_left_body());
     };
     let network = CallerAddress::of(request.request()).map(|address| address.network());
-    let allowance = Allowance { unread, network, held: Rc::default() };
-    if let Some(device) = looks(request.request()).then(|| recognised(request.request())).flatten()
+    let verb = verb(request.request()).filter(|verb| matches!(verb, Verb::Read | Verb::Keys));
+    let device = verb.and_then(|_| recognised(request.request()));
+    let allowance = Allowance::new(unread, network, device.is_some());
+    // Keys are small, and wanted while pages are being read.
+    if let Some(device) = device.filter(|_| verb == Some(Verb::Read))
         && let Err(problem) = allowance.take_turn(device).await
     {
         return Ok(request.into_response(HttpResponse::from_error(problem)).map_into_right_body());
@@ -229,11 +200,9 @@ pub async fn hold<B: MessageBody + 'static>(
     })
 }
 
-/// Whether the answer to a request is what it is for, and may be long.
-fn looks(request: &HttpRequest) -> bool {
-    let is_get = *request.method() == Method::GET;
-    let verb = Verb::of(is_get, request.match_info().as_str(), false);
-    matches!(verb, Some(Verb::Read | Verb::Keys))
+fn verb(request: &HttpRequest) -> Option<Verb> {
+    let looks = *request.method() == Method::GET;
+    Verb::of(looks, request.match_info().as_str(), false)
 }
 
 fn recognised(request: &HttpRequest) -> Option<DeviceNo> {
@@ -266,60 +235,87 @@ mod tests {
     use super::*;
 
     fn allowance(unread: &web::Data<Unread>, last: u8) -> Allowance {
-        let network = Network::of(IpAddr::from([192, 0, 2, last]));
-        Allowance { unread: unread.clone(), network: Some(network), held: Rc::default() }
+        Allowance::new(unread.clone(), Some(Network::of(IpAddr::from([192, 0, 2, last]))), true)
     }
 
     #[tokio::test]
-    async fn the_process_has_so_many_bytes_and_a_network_a_quarter_of_them() {
+    async fn the_process_has_so_many_bytes_and_a_network_a_quarter_of_what_is_left() {
         let unread = web::Data::new(Unread::new(16 << 20));
-        let three = 3 << 20;
-        let held: Vec<_> = (1..=4).map(|last| allowance(&unread, last)).collect();
-        for allowance in &held {
-            assert!(!allowance.reserve(three).await.unwrap(), "four megabytes in base64, at once");
-        }
-        assert_eq!(allowance(&unread, 5).reserve(UNIT).await.unwrap_err().code(), "overloaded");
-        // An answer that turns out small holds nothing, and one of a megabyte that.
-        assert!(held[0].settle(BodySize::Sized(SMALL)).is_none());
-        let large = held[1].settle(BodySize::Sized(1 << 20)).unwrap();
-        assert_eq!((large.units(), unread.bytes.available_permits()), (1 << 10, 7 << 10));
-        let same = allowance(&unread, 2);
-        assert_eq!(same.reserve(three).await.unwrap_err().code(), "overloaded", "its quarter is smaller now");
-        assert!(!allowance(&unread, 1).reserve(three).await.unwrap());
-        assert_eq!(unread.bytes.available_permits(), 7 << 10, "dropped, and so given back");
-        drop((held, large));
-        assert_eq!(unread.bytes.available_permits(), 16 << 10);
-        assert!(!same.reserve(usize::MAX / 2).await.unwrap(), "no answer can have more than a quarter");
+        let reserve = async |last, bytes| {
+            let allowance = allowance(&unread, last);
+            allowance.reserve(bytes).await.map(|waited| (waited, allowance))
+        };
+        // Four megabytes in base64, at once.
+        let (waited, first) = reserve(1, 3 << 20).await.unwrap();
+        assert!(!waited && unread.bytes.left() == 12 << 10);
+        assert_eq!(reserve(1, UNIT).await.err().unwrap().code(), "overloaded");
+        assert_eq!(
+            reserve(2, 3 << 20).await.err().unwrap().code(),
+            "overloaded",
+            "more than a quarter of it"
+        );
+        let (_, second) = reserve(2, 3 << 18).await.unwrap();
+        // An answer that turns out small holds nothing, and one of half a megabyte that.
+        assert!(first.settle(BodySize::Sized(SMALL)).is_none());
+        let large = second.settle(BodySize::Sized(1 << 19)).unwrap();
+        assert_eq!(unread.bytes.left(), (16 << 10) - 512);
+        drop(large);
+        let (waited, _) = reserve(1, usize::MAX / 2).await.unwrap();
+        assert!(!waited, "no answer can have more than a quarter");
     }
 
     #[tokio::test]
     async fn what_was_not_foreseen_is_counted_while_there_is_something_left_and_never_refused() {
         let unread = web::Data::new(Unread::new(16 << 20));
-        let allowance = allowance(&unread, 1);
-        assert!(allowance.settle(BodySize::Sized(1 << 20)).is_none(), "nobody's, and so everybody's");
-        allowance.take_turn(DeviceNo(1)).await.unwrap();
-        let held = allowance.settle(BodySize::Sized(1 << 20)).unwrap();
-        assert_eq!(held.units(), 1 << 10);
-        let all = unread.bytes.clone().acquire_many_owned(15 << 10).await.unwrap();
-        allowance.take_turn(DeviceNo(1)).await.unwrap();
-        assert_eq!(allowance.settle(BodySize::Sized(1 << 20)).unwrap().units(), 0);
-        drop(all);
+        let nobodys = Allowance::new(unread.clone(), None, false);
+        assert!(nobodys.settle(BodySize::Sized(1 << 20)).is_none(), "and so everybody's");
+        let own = allowance(&unread, 1);
+        let held = own.settle(BodySize::Sized(3 << 20)).unwrap();
+        assert_eq!(unread.bytes.left(), 13 << 10);
+        let same = allowance(&unread, 1).reserve(1 << 20).await;
+        assert_eq!(same.unwrap_err().code(), "overloaded", "it is its network's");
+        let others: Vec<_> = (2..=8).map(|last| allowance(&unread, last)).collect();
+        let others: Vec<_> = others.iter().filter_map(|own| own.settle(BodySize::Sized(2 << 20))).collect();
+        assert_eq!((others.len(), unread.bytes.left()), (7, 0), "the last is given with what was left");
+        drop((held, others));
+        assert_eq!(unread.bytes.left(), 16 << 10);
     }
 
     #[tokio::test]
-    async fn a_third_answer_waits_for_a_turn_of_its_device() {
+    async fn a_third_answer_waits_for_a_turn_of_its_device_in_its_network() {
         let unread = web::Data::new(Unread::new(16 << 20));
-        let turn = async |device| {
-            let allowance = allowance(&unread, 1);
+        let turn = async |last, device| {
+            let allowance = allowance(&unread, last);
             allowance.take_turn(DeviceNo(device)).await.map(|()| allowance)
         };
-        let (first, _second) = (turn(1).await.unwrap(), turn(1).await.unwrap());
-        assert_eq!(turn(1).await.err().unwrap().code(), "overloaded");
-        assert!(turn(2).await.is_ok());
-        let (third, ()) = tokio::join!(turn(1), async {
+        let (first, _second) = (turn(1, 1).await.unwrap(), turn(1, 1).await.unwrap());
+        assert_eq!(turn(1, 1).await.err().unwrap().code(), "overloaded");
+        assert!(turn(1, 2).await.is_ok());
+        assert!(turn(2, 1).await.is_ok(), "it asks from elsewhere");
+        let (third, ()) = tokio::join!(turn(1, 1), async {
             tokio::time::sleep(WAIT / 50).await;
             drop(first);
         });
         assert!(third.is_ok(), "it waited");
+    }
+
+    #[tokio::test]
+    async fn turn_and_bytes_are_waited_for_no_longer_than_one_of_them() {
+        let unread = web::Data::new(Unread::new(16 << 20));
+        let _all = unread.bytes.claim_left(None, usize::MAX);
+        let [first, second, third] = [(); 3].map(|()| allowance(&unread, 1));
+        first.take_turn(DeviceNo(1)).await.unwrap();
+        second.take_turn(DeviceNo(1)).await.unwrap();
+        let began = Instant::now();
+        let waited = async {
+            third.take_turn(DeviceNo(1)).await?;
+            third.reserve(UNIT).await
+        };
+        let (waited, ()) = tokio::join!(waited, async {
+            tokio::time::sleep(WAIT * 9 / 10).await;
+            drop(first.held.take());
+        });
+        assert_eq!(waited.unwrap_err().code(), "overloaded");
+        assert!(began.elapsed() < WAIT * 17 / 10, "{:?}", began.elapsed());
     }
 }

@@ -3,6 +3,7 @@
 //! Requests of a connection are answered by its own task, so that their number is known.
 
 use std::{
+    cell::Cell,
     cmp::min,
     future::{Future, poll_fn},
     net::SocketAddr,
@@ -69,6 +70,14 @@ pub(super) struct Patience {
     pub(super) pace: Pace,
 }
 
+/// How an answer is given.
+#[derive(Debug, Clone)]
+struct Terms {
+    pace: Pace,
+    /// Whether the connection waits for its peer, and the answer with it.
+    held_up: Rc<Cell<bool>>,
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve<A, F>(
     stream: TlsStream<TcpStream>,
@@ -81,8 +90,9 @@ where
     A: Fn(Request) -> F,
     F: Future<Output = Response<BoxBody>>,
 {
-    let opening =
-        timeout(patience.opening, builder().handshake::<_, Bytes>(Paced::new(stream, patience.pace)));
+    let stream = Paced::new(stream, patience.pace);
+    let terms = Terms { pace: patience.pace, held_up: Rc::clone(stream.held_up()) };
+    let opening = timeout(patience.opening, builder().handshake::<_, Bytes>(stream));
     let Ok(opened) = opening.await else { return Ok(()) };
     let mut connection = opened?;
     let mut requests = FuturesUnordered::new();
@@ -103,7 +113,7 @@ where
             }
             accepted = accept(&mut connection, has_room) => {
                 let Some((request, respond)) = accepted.transpose()? else { return Ok(()) };
-                requests.push(answer(Rc::clone(&answers), request, respond, peer, patience.pace));
+                requests.push(answer(Rc::clone(&answers), request, respond, peer, terms.clone()));
             }
             () = sleep_until(deadline), if requests.is_empty() => {
                 // The peer was told before, and has not taken leave.
@@ -147,7 +157,7 @@ async fn answer<A, F>(
     asked: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     peer: Option<SocketAddr>,
-    pace: Pace,
+    terms: Terms,
 ) where
     A: Fn(Request) -> F,
     F: Future<Output = Response<BoxBody>>,
@@ -166,7 +176,7 @@ async fn answer<A, F>(
     // An error says that the peer does not want the answer any more.
     let Ok(stream) = respond.send_response(head, is_whole) else { return };
     if !is_whole {
-        give(stream, body, pace).await;
+        give(stream, body, &terms).await;
     }
 }
 
@@ -226,7 +236,7 @@ fn head(response: &Response<()>, size: BodySize) -> Option<http::Response<()>> {
 }
 
 /// Gives an answer's body as the peer takes it. One that takes nothing for too long, or too little, loses the rest.
-async fn give(mut stream: SendStream<Bytes>, body: BoxBody, pace: Pace) {
+async fn give(mut stream: SendStream<Bytes>, body: BoxBody, Terms { pace, held_up }: &Terms) {
     let due = pace.time_for(body.size()).map(|time| Instant::now() + time);
     let mut body = pin!(body);
     while let Some(chunk) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
@@ -238,9 +248,13 @@ async fn give(mut stream: SendStream<Bytes>, body: BoxBody, pace: Pace) {
             let room = match timeout_at(latest, poll_fn(|cx| stream.poll_capacity(cx))).await {
                 Ok(Some(Ok(room))) => room,
                 Ok(Some(Err(_)) | None) => return,
+                // Then its connection bounds it.
+                Err(_) if held_up.get() && due.is_none_or(|due| Instant::now() < due) => continue,
                 Err(_) => return stream.send_reset(Reason::CANCEL),
             };
-            if stream.send_data(chunk.split_to(min(room, chunk.len())), false).is_err() {
+            let slice = chunk.split_to(min(room, chunk.len()));
+            // A copy: what waits for the connection after this has ended must not keep the whole answer.
+            if stream.send_data(Bytes::copy_from_slice(&slice), false).is_err() {
                 return;
             }
         }
@@ -248,3 +262,6 @@ async fn give(mut stream: SendStream<Bytes>, body: BoxBody, pace: Pace) {
     // The peer may have gone meanwhile.
     stream.send_data(Bytes::new(), true).ok();
 }
+
+#[cfg(test)]
+mod tests;

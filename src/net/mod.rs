@@ -12,7 +12,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -33,12 +33,21 @@ use pace::Pace;
 use peers::Peers;
 use rustls::{ServerConfig, server::Acceptor};
 use socket2::{Domain, SockRef, Socket, Type};
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
+pub use line::Giving;
 pub use tls::{Certificate, TlsFault};
 
-use crate::config::Transport;
+use crate::{
+    config::Transport,
+    domain::Network,
+    shares::{Share, Shares},
+};
 
 /// The most workers that the library takes.
 const MOST_WORKERS: usize = 512;
@@ -48,7 +57,7 @@ const BACKLOG: i32 = 1024;
 
 /// Bytes that the kernel keeps for a peer that does not read (it doubles the figure for its own overhead). Left to itself
 /// it keeps megabytes, which a session does not see and nobody bounds.
-const SEND_BUFFER: usize = 256 << 10;
+const SEND_BUFFER: u32 = 256 << 10;
 
 /// How long a peer may take to end a connection that we have ended.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -59,6 +68,9 @@ const AFTER_STALL: Duration = Duration::from_secs(5);
 /// By how much the library's own time for a first request is shorter than ours: it answers 408 before it ends the
 /// connection.
 const BEFORE_OURS: Duration = Duration::from_secs(1);
+
+/// The part of all handshakes that one network may have under way.
+const HANDSHAKE_PART: usize = 4;
 
 /// How connections are taken.
 #[derive(Debug, Clone)]
@@ -109,7 +121,7 @@ where
     };
     let security = terms.certificate.as_ref().map(Certificate::server_config);
     let security = security.transpose().map_err(io::Error::other)?.map(Arc::new);
-    let handshakes = Arc::new(Semaphore::new(terms.transport.max_handshakes));
+    let handshakes = Handshakes::of(terms.transport.max_handshakes);
     let peers = Peers::new(terms.transport.max_connections_per_address, terms.proxies.clone());
     let builder = Server::build()
         .workers(workers)
@@ -123,7 +135,7 @@ where
         let door = Door {
             security: security.clone(),
             peers: Arc::clone(&peers),
-            handshakes: Arc::clone(&handshakes),
+            handshakes: handshakes.clone(),
             transport: transport.clone(),
             stall,
         };
@@ -137,10 +149,35 @@ where
 struct Door {
     security: Option<Arc<ServerConfig>>,
     peers: Arc<Peers>,
-    /// One for each handshake that may be under way in the process.
-    handshakes: Arc<Semaphore>,
+    handshakes: Handshakes,
     transport: Transport,
     stall: Duration,
+}
+
+/// The handshakes that may be under way in the process.
+#[derive(Clone)]
+struct Handshakes {
+    all: Arc<Semaphore>,
+    networks: Arc<Shares<Network>>,
+}
+
+impl Handshakes {
+    fn of(most: usize) -> Self {
+        let networks = Shares::of_each(most.div_ceil(HANDSHAKE_PART));
+        Self { all: Arc::new(Semaphore::new(most)), networks }
+    }
+
+    /// Waits for a place among those of a network, if it is one that counts, and then among all.
+    async fn place(
+        &self,
+        network: Option<Network>,
+    ) -> Option<(Option<Share<Network>>, OwnedSemaphorePermit)> {
+        let mut share = network.map(|network| self.networks.share(network));
+        if let Some(share) = &mut share {
+            share.take(1).await;
+        }
+        Some((share, Arc::clone(&self.all).acquire_owned().await.ok()?))
+    }
 }
 
 /// The service of one worker: a connection to its end.
@@ -168,9 +205,10 @@ where
             // Who has hung up already has no address, and nobody may be served whom no limit knows.
             let peer = stream.peer_addr().map_err(|_| ())?;
             let _place = door.peers.admit(peer.ip()).ok_or(())?;
-            let peer = Some(peer);
             let times = &door.transport;
-            match door.open(stream).await.ok_or(())? {
+            let opened = door.open(stream, peer.ip()).await.ok_or(())?;
+            let peer = Some(peer);
+            match opened {
                 Opened::Http1(stream) => {
                     let line = Line::new(stream, Patience { begun: times.head, idle: times.idle });
                     http1.call((line, Protocol::Http1, peer)).await.map_err(|_| ())
@@ -249,7 +287,7 @@ impl Door {
     }
 
     /// Bounds what the kernel keeps of a connection, and secures it. None when the handshake failed or took too long.
-    async fn open(&self, stream: TcpStream) -> Option<Opened> {
+    async fn open(&self, stream: TcpStream, peer: IpAddr) -> Option<Opened> {
         if let Err(error) = self.bound(&stream) {
             tracing::debug!(%error, "a connection keeps the system's own bounds");
         }
@@ -257,7 +295,7 @@ impl Door {
         let handshake = Box::pin(async {
             // Who says nothing costs nothing, and takes no place of those who do.
             let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
-            let _place = self.handshakes.acquire().await.ok()?;
+            let _place = self.handshakes.place(self.peers.counted(peer)).await?;
             begun.into_stream(Arc::clone(security)).await.ok()
         });
         let stream = Box::new(timeout(self.transport.handshake, handshake).await.ok()??);
@@ -270,6 +308,6 @@ impl Door {
         let socket = SockRef::from(stream);
         // The kernel gives up a peer that takes nothing, some time after the session has.
         socket.set_tcp_user_timeout(Some(self.stall + AFTER_STALL))?;
-        socket.set_send_buffer_size(SEND_BUFFER)
+        socket.set_send_buffer_size(SEND_BUFFER as usize)
     }
 }

@@ -1,9 +1,11 @@
 //! How fast a peer must take its answer.
 
 use std::{
+    cell::Cell,
     future::Future,
     io,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -13,6 +15,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
+
+use super::SEND_BUFFER;
 
 /// Bytes of an answer that are given to a connection at a time, so that what was not taken stays with the answer.
 pub(super) const SLICE: usize = 16 << 10;
@@ -30,25 +34,35 @@ impl Pace {
     /// For all of an answer of this size. None for what has no end of its own, such as a socket.
     pub(super) fn time_for(self, size: BodySize) -> Option<Duration> {
         match size {
-            BodySize::Sized(length) => {
-                let seconds = length.div_ceil(u64::from(self.least.max(1)));
-                Some(self.stall + Duration::from_secs(seconds))
-            }
-            BodySize::None => Some(self.stall),
+            BodySize::Sized(_) | BodySize::None => Some(self.stall + self.time_of(size)),
             BodySize::Stream => None,
         }
+    }
+
+    /// What the length of an answer needs, as far as it has one.
+    pub(super) fn time_of(self, size: BodySize) -> Duration {
+        let BodySize::Sized(length) = size else { return Duration::ZERO };
+        Duration::from_millis(length.saturating_mul(1000).div_ceil(u64::from(self.least.max(1))))
+    }
+
+    /// How long it may take until the kernel takes something: it says so only when a good part of what it keeps for a peer is
+    /// gone, which at the least pace takes its time.
+    pub(super) fn hold(self) -> Duration {
+        let kept = Duration::from_secs(2) * SEND_BUFFER / self.least.max(1);
+        self.stall.max(kept)
     }
 }
 
 /// A connection that ends when its peer takes bytes too slowly, whoever wrote them: HTTP/2 keeps a little of every stream
 /// after its answer is done with.
 ///
-/// What is written may be held up for the stall's time; each byte that is taken earns some of it back.
+/// What is written may be held up for as long as [`Pace::hold`] says; each byte that is taken earns some of it back.
 pub(super) struct Paced<S> {
     stream: S,
     pace: Pace,
     left: Duration,
     held_up: Option<HeldUp>,
+    is_held_up: Rc<Cell<bool>>,
 }
 
 struct HeldUp {
@@ -57,8 +71,13 @@ struct HeldUp {
 }
 
 impl<S> Paced<S> {
-    pub(super) const fn new(stream: S, pace: Pace) -> Self {
-        Self { stream, pace, left: pace.stall, held_up: None }
+    pub(super) fn new(stream: S, pace: Pace) -> Self {
+        Self { stream, pace, left: pace.hold(), held_up: None, is_held_up: Rc::default() }
+    }
+
+    /// Where it is told whether something waits for the peer to take it.
+    pub(super) const fn held_up(&self) -> &Rc<Cell<bool>> {
+        &self.is_held_up
     }
 
     /// What came of writing `taken` bytes, or an error when it is held up for too long.
@@ -68,6 +87,7 @@ impl<S> Paced<S> {
         taken: impl FnOnce(&T) -> usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<T>> {
+        self.is_held_up.set(written.is_pending());
         let Poll::Ready(ended) = written else {
             let left = self.left;
             let fresh = || HeldUp { since: Instant::now(), timer: Box::pin(sleep(left)) };
@@ -80,7 +100,7 @@ impl<S> Paced<S> {
         if let Ok(count) = &ended {
             let bytes = u32::try_from(taken(count)).unwrap_or(u32::MAX);
             let earned = Duration::from_secs(1) * bytes / self.pace.least.max(1);
-            self.left = (self.left + earned).min(self.pace.stall);
+            self.left = (self.left + earned).min(self.pace.hold());
         }
         Poll::Ready(ended)
     }
@@ -127,24 +147,34 @@ mod tests {
 
     const PACE: Pace = Pace { stall: Duration::from_secs(1), least: 4 << 10 };
 
+    /// With which the kernel's share is soon taken.
+    const HASTY: Pace = Pace { stall: Duration::from_secs(1), least: 512 << 10 };
+
     #[test]
     fn an_answer_has_the_stalls_time_and_what_its_length_needs() {
-        let time = |length| PACE.time_for(BodySize::Sized(length)).unwrap().as_secs();
-        assert_eq!((time(0), time(1), time(4096), time(4097)), (1, 2, 2, 3));
+        let time = |length| PACE.time_for(BodySize::Sized(length)).unwrap().as_millis();
+        assert_eq!((time(0), time(1), time(4096), time(6144)), (1000, 1001, 2000, 2500));
         assert!(PACE.time_for(BodySize::Stream).is_none(), "a socket has no end to be due at");
+    }
+
+    #[test]
+    fn a_connection_may_be_held_up_until_the_kernel_says_that_it_has_room() {
+        let hasty = Pace { stall: Duration::from_secs(1), least: 8 << 10 };
+        assert_eq!(hasty.hold(), Duration::from_secs(64), "twice what the kernel keeps, at the least pace");
+        assert_eq!(Pace { stall: Duration::from_secs(90), ..hasty }.hold(), Duration::from_secs(90));
     }
 
     #[tokio::test]
     async fn a_connection_ends_when_its_peer_drips_and_not_when_it_rests_between_answers() {
         let (ours, mut theirs) = duplex(1 << 10);
-        let mut ours = Paced::new(ours, PACE);
+        let mut ours = Paced::new(ours, HASTY);
         for _ in 0..3 {
             let (written, read) = tokio::join!(ours.write_all(&[0; 8 << 10]), async {
                 theirs.read_exact(&mut [0; 8 << 10]).await.map(|_| ())
             });
             assert!(written.is_ok() && read.is_ok());
             // Nothing waits for the peer meanwhile.
-            tokio::time::sleep(PACE.stall * 3 / 2).await;
+            tokio::time::sleep(HASTY.stall * 3 / 2).await;
         }
         let dripping = async {
             while theirs.read_u8().await.is_ok() {

@@ -31,13 +31,16 @@ impl Peers {
         Arc::new(Self { most, proxies, open: Mutex::default() })
     }
 
+    /// Which network counts for an address; none for a proxy.
+    pub(super) fn counted(&self, address: IpAddr) -> Option<Network> {
+        let address = address.to_canonical();
+        (!is_within(address, &self.proxies)).then(|| Network::of(address))
+    }
+
     /// A place for a connection from this address; none when its network has as many as it may.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let address = address.to_canonical();
-        if self.most == 0 || is_within(address, &self.proxies) {
-            return Some(Place(None));
-        }
-        let network = Network::of(address);
+        let counted = self.counted(address).filter(|_| self.most > 0);
+        let Some(network) = counted else { return Some(Place(None)) };
         let mut counts = self.counts();
         let open = counts.entry(network).or_default();
         if *open >= self.most {

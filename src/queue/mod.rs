@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Bytes of items after which an answer carries no more.
-const ANSWER_WEIGHT: usize = 8 << 20;
+const ANSWER_WEIGHT: usize = 2 << 20;
 
 /// Items that are read at a time for an answer.
 const ITEMS_AT_ONCE: usize = 8;

@@ -86,7 +86,7 @@ impl Outbox {
         self.put(frame(payload, OpCode::Pong));
     }
 
-    /// Drops what waits, for a peer that has no right to it any more.
+    /// Drops what waits, for a peer that is not given it any more.
     pub(super) fn clear(&self) {
         let mut state = self.shared.lock();
         state.frames.clear();

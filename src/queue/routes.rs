@@ -33,6 +33,7 @@ use crate::{
     http::{Allowance, Body, CallerAddress, Problem, Query, RequestBody, check_origin, pay_to_open},
     messages::Messages,
     metrics::{self, Way},
+    net::Giving,
     wire::{Id, ListedDeviceView, LogEntryView, MessageView, WelcomeView},
 };
 
@@ -321,7 +322,7 @@ async fn place(floor: &SocketFloor, request: &HttpRequest, caller: &Caller) -> R
         };
         Problem::too_many("too-many-connections", detail, 10)
     })?;
-    Ok(Place { network, connection })
+    Ok(Place { network, giving: Giving::to(request), connection })
 }
 
 fn written(writing: Writing) -> BoxBody {

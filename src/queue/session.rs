@@ -42,6 +42,7 @@ use crate::{
     keys::LOW,
     messages::Messages,
     metrics::{self, Way},
+    net::Giving,
     store::StoreError,
     wire::{Id, Time},
 };
@@ -72,6 +73,8 @@ pub(super) struct Sockets {
 /// Where a socket comes from, and that it may be open.
 pub(super) struct Place {
     pub network: Option<Network>,
+    /// What its frames are written to.
+    pub giving: Giving,
     pub connection: Connection,
 }
 
@@ -120,6 +123,7 @@ pub(super) struct Session {
     heard_at: Instant,
     /// Since when nothing could be written.
     stalled_since: Option<Instant>,
+    giving: Giving,
     _connection: Connection,
 }
 
@@ -156,6 +160,7 @@ impl Session {
             opened_at: Instant::now(),
             heard_at: Instant::now(),
             stalled_since: None,
+            giving: place.giving,
             _connection: place.connection,
         }
     }
@@ -194,13 +199,9 @@ impl Session {
                 self.write_all(answer.as_ref());
             }
         }
-        if matches!(goodbye, Goodbye::Deactivated | Goodbye::TokenExpired | Goodbye::Replaced) {
-            self.outbox.clear();
-        }
-        match goodbye.frame() {
-            Some((code, reason)) => self.outbox.close(code, reason),
-            None => self.outbox.finish(None),
-        }
+        goodbye.say(&self.outbox);
+        // Nobody looks after what is left but its connection.
+        self.giving.end_within(self.sockets.times.stall);
     }
 
     /// Greets the device. False when it is not active any more.

@@ -98,6 +98,8 @@ const HOUSE: &[Room] = &[
         ],
         crates: &[],
     },
+    // What each of many holders has of a thing.
+    Room { files: &["shares.rs"], uses: &[], crates: &[] },
     Room { files: &["metrics.rs"], uses: &[], crates: &["metrics_exporter_prometheus"] },
     Room {
         files: &["jobs.rs"],
@@ -118,7 +120,15 @@ const HOUSE: &[Room] = &[
     // Connections, before anybody knows what is asked on them.
     Room {
         files: &["net"],
-        uses: &["net", "config::TlsFiles", "config::Transport", "config::is_within", "domain", "metrics"],
+        uses: &[
+            "net",
+            "config::TlsFiles",
+            "config::Transport",
+            "config::is_within",
+            "domain",
+            "metrics",
+            "shares",
+        ],
         crates: &ACTIX,
     },
     Room {
@@ -133,6 +143,7 @@ const HOUSE: &[Room] = &[
             "hot::Budgets",
             "hot::Spent",
             "metrics",
+            "shares",
             "wire",
             "http",
         ],
@@ -202,6 +213,7 @@ const HOUSE: &[Room] = &[
             "messages",
             "groups",
             "metrics",
+            "net::Giving",
             "keys",
             "!messages::routes",
             "!groups::routes",

@@ -1,6 +1,6 @@
 //! Why sockets are closed.
 
-use crate::metrics;
+use crate::{metrics, queue::outbox::Outbox};
 
 /// Why a socket is closed (proto-docs/websocket.md, "Close codes").
 #[derive(Debug, Clone, Copy)]
@@ -62,8 +62,20 @@ impl Goodbye {
         }
     }
 
+    /// Writes the last of a socket.
+    pub(super) fn say(self, outbox: &Outbox) {
+        // Who has no right to what waits any more does not get it, and who does not take it would only hold it.
+        if matches!(self, Self::Deactivated | Self::TokenExpired | Self::Replaced | Self::Stalled) {
+            outbox.clear();
+        }
+        match self.frame() {
+            Some((code, reason)) => outbox.close(code, reason),
+            None => outbox.finish(None),
+        }
+    }
+
     /// The close code and its reason; none when nobody would hear it.
-    pub(super) const fn frame(self) -> Option<(u16, &'static str)> {
+    const fn frame(self) -> Option<(u16, &'static str)> {
         match self {
             Self::Gone => None,
             Self::GoingAway => Some((1001, "going away")),

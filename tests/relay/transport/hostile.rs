@@ -178,7 +178,9 @@ async fn a_request_whose_end_is_in_doubt_is_refused_and_nothing_after_it_is_beli
              transfer-encoding: chunked\r\n\r\n{chunks}{HEALTH}"
         );
         let told = exchanged(relay.address, request).await;
-        assert!(told.starts_with("HTTP/1.1 400 ") && !told.contains("healthy"), "{chunks:?}: {told}");
+        // Without an answer where the request was waiting for hot state when the chunk came.
+        assert!(told.is_empty() || told.starts_with("HTTP/1.1 400 "), "{chunks:?}: {told}");
+        assert!(!told.contains("healthy"), "{chunks:?}: {told}");
     }
     lives(&relay).await;
     backend.finish().await;

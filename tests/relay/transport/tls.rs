@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use futures_util::future::select_all;
 use rustls::version::{TLS12, TLS13};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_tungstenite::{
@@ -255,6 +256,33 @@ async fn who_connects_and_says_nothing_takes_no_place_of_those_who_do() {
     let honest = timeout(PATIENCE, connect(relay.address, &root, HTTP1, BOTH));
     let mut stream = honest.await.expect("there is a place").unwrap();
     assert!(exchange(&mut stream, HEALTH).await.starts_with("HTTP/1.1 200"));
+    drop(held);
+    backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_network_cannot_hold_all_places_for_handshakes() {
+    let backend = Backend::embedded();
+    let (files, root) = Credentials::fresh();
+    let mut settings = files.settings().to_vec();
+    settings.extend([("TLS_HANDSHAKE_TIMEOUT", "120".to_owned()), ("MAX_TLS_HANDSHAKES", "4".to_owned())]);
+    let relay = backend.relay(&borrowed(&settings)).await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let other = TcpSocket::new_v4().unwrap();
+        other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut stream = other.connect(relay.address).await.unwrap();
+        stream.write_all(&hello_of([3, 3])).await.unwrap();
+        held.push(stream);
+    }
+    // One of them has been heard.
+    let heard = select_all(held.iter().map(|stream| Box::pin(stream.readable())));
+    timeout(PATIENCE, heard).await.unwrap().0.unwrap();
+    for _ in 0..3 {
+        let honest = timeout(PATIENCE, connect(relay.address, &root, HTTP1, BOTH));
+        let mut stream = honest.await.expect("there is a place").unwrap();
+        assert!(exchange(&mut stream, HEALTH).await.starts_with("HTTP/1.1 200"));
+    }
     drop(held);
     backend.finish().await;
 }

@@ -22,6 +22,7 @@ use crate::support::{
     relay::{Backend, TestRelay, on_both_backends},
     tls::{BOTH, Credentials, HTTP2, PATIENCE, connect},
     wait,
+    wire::Wire,
 };
 
 const PAGE: &str = "/api/v1/messages/queue/me/me?limit=100";
@@ -137,6 +138,8 @@ async fn connections_of_http1_count_like_streams_and_small_answers_go_by() {
     assert_eq!((count("200"), count("503")), (2, 2));
     // Sends are no answers, and go on.
     device.send_opaque(device.user_id).await;
+    // Nor do keys wait for pages.
+    device.bundle(&device).await.is(200);
     drop(answers);
     wait::until(PATIENCE, "the turns are free", async || device.queue("limit=1").await.status == 200).await;
     let many = join_all((0..40).map(|_| device.get("/api/v1/groups"))).await;
@@ -154,13 +157,14 @@ async fn page_from(device: &Device, address: &str) -> reqwest::Response {
 async fn a_network_that_reads_nothing_leaves_most_of_the_memory_to_others() {
     let backend = Backend::embedded();
     let own = [
-        ("MAX_UNREAD_BYTES", "33554432"),
+        ("MAX_UNREAD_BYTES", "41943040"),
         ("TRUSTED_PROXIES", "127.0.0.1"),
         ("METRICS_ADDRESS", "127.0.0.1:0"),
     ];
     let relay = backend.relay(&own).await;
     let (greedy, neighbour) = (with_page(&relay).await, with_page(&relay).await);
     let held = [page_from(&greedy, "192.0.2.1").await, page_from(&greedy, "192.0.2.1").await];
+    Answer::of(page_from(&greedy, "192.0.2.3").await).await.is(200);
     assert!(held.iter().all(|page| page.status() == 200));
     Answer::of(page_from(&neighbour, "192.0.2.1").await).await.refused(503, "overloaded");
     let page = relay.metrics().await;
@@ -199,5 +203,47 @@ async fn who_takes_an_answer_drop_by_drop_is_cut_off() {
         sleep(Duration::from_millis(100)).await;
     }
     assert!(dripped < length, "the whole answer came: {dripped} of {length}");
+    backend.finish().await;
+}
+
+const APP: &str = "https://app.example.org";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_without_end_and_takes_no_answer_is_cut_off() {
+    let backend = Backend::embedded();
+    let relay = backend.relay(&[("CORS_ALLOWED_ORIGINS", APP), ("WS_STALL_TIMEOUT", "2")]).await;
+    let mut stream = TcpStream::connect(relay.address).await.unwrap();
+    // Nothing waits for these, and their answers have no body.
+    let preflight = format!(
+        "OPTIONS /api/v1/groups HTTP/1.1\r\nhost: localhost\r\norigin: {APP}\r\n\
+         access-control-request-method: GET\r\n\r\n"
+    );
+    let many = preflight.repeat(100);
+    let asking = async { while stream.write_all(many.as_bytes()).await.is_ok() {} };
+    timeout(2 * PATIENCE, asking).await.expect("it is cut off");
+    backend.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_whose_session_has_ended_is_not_kept_by_a_peer_that_drips() {
+    let backend = Backend::embedded();
+    let relay = backend.relay(&[("WS_STALL_TIMEOUT", "2")]).await;
+    let device = with_page(&relay).await;
+    let mut wire = Wire::open(&device).await;
+    let looker = Device::registered(&relay, Kind::Ed25519).await;
+    wait::until(PATIENCE, "the session ends", async || {
+        looker.get("/health").await.is(200)["stats"]["active_connections"] == 0
+    })
+    .await;
+    // As slowly as the kernel lets it; all that waits for it would take minutes.
+    let mut drop = [0; 512];
+    let dripping = async {
+        while wire.stream.take_error().unwrap().is_none()
+            && matches!(wire.stream.read(&mut drop).await, Ok(1..))
+        {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(2 * PATIENCE, dripping).await.expect("the connection is ended");
     backend.finish().await;
 }

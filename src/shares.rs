@@ -9,14 +9,14 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// So many permits for each holder.
-pub(super) struct Shares<K> {
+pub(crate) struct Shares<K> {
     each: usize,
     /// Of each holder how many shares there are, and the semaphore of all of them.
     used: Mutex<HashMap<K, (usize, Arc<Semaphore>)>>,
 }
 
 /// Some permits of a holder, until it is dropped.
-pub(super) struct Share<K: Copy + Eq + Hash> {
+pub(crate) struct Share<K: Copy + Eq + Hash> {
     shares: Arc<Shares<K>>,
     holder: K,
     semaphore: Arc<Semaphore>,
@@ -25,12 +25,12 @@ pub(super) struct Share<K: Copy + Eq + Hash> {
 
 impl<K: Copy + Eq + Hash> Shares<K> {
     /// Every holder has so many permits.
-    pub(super) fn of_each(each: usize) -> Arc<Self> {
+    pub(crate) fn of_each(each: usize) -> Arc<Self> {
         Arc::new(Self { each, used: Mutex::default() })
     }
 
     /// A share that has no permit yet.
-    pub(super) fn share(self: &Arc<Self>, holder: K) -> Share<K> {
+    pub(crate) fn share(self: &Arc<Self>, holder: K) -> Share<K> {
         let mut used = self.used();
         let fresh = || (0, Arc::new(Semaphore::new(self.each)));
         let (count, semaphore) = used.entry(holder).or_insert_with(fresh);
@@ -45,17 +45,9 @@ impl<K: Copy + Eq + Hash> Shares<K> {
 
 impl<K: Copy + Eq + Hash> Share<K> {
     /// Waits for so many permits, in the order of asking.
-    pub(super) async fn take(&mut self, permits: u32) {
+    pub(crate) async fn take(&mut self, permits: u32) {
         // Nobody closes the semaphore.
         self.permit = Arc::clone(&self.semaphore).acquire_many_owned(permits).await.ok();
-    }
-
-    /// Gives back what is more than these.
-    pub(super) fn keep(&mut self, permits: usize) {
-        if let Some(permit) = &mut self.permit {
-            let more = permit.num_permits().saturating_sub(permits);
-            drop(permit.split(more));
-        }
     }
 }
 
@@ -86,9 +78,8 @@ mod tests {
             let mut share = shares.share(holder);
             share.take(permits).now_or_never().map(|()| share)
         };
-        let mut first = taken(1, 3).await.unwrap();
-        assert!(taken(1, 1).await.is_none() && taken(2, 3).await.is_some());
-        first.keep(2);
+        let first = taken(1, 2).await.unwrap();
+        assert!(taken(1, 2).await.is_none() && taken(2, 3).await.is_some());
         let second = taken(1, 1).await.unwrap();
         drop(first);
         assert!(taken(1, 2).await.is_some() && taken(1, 3).await.is_none(), "one is still out");
