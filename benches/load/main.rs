@@ -7,6 +7,8 @@ mod frames;
 mod groups;
 mod idle;
 mod lanes;
+#[path = "../../tests/relay/support/limits.rs"]
+mod limits;
 mod load;
 mod meter;
 mod options;

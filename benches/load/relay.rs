@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     Outcome,
+    limits::{OTHERS, PACES, PLENTY},
     options::{Engines, Options},
 };
 
@@ -60,31 +61,12 @@ impl Relay {
         let program = options.relay.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_restante").into());
         let mut command = Command::new(program);
         let secret = || STANDARD.encode(rand::rng().random::<[u8; 32]>());
-        let lifted = [
-            "RATE_LIMIT_MESSAGE_LIMIT",
-            "RATE_LIMIT_ACK_LIMIT",
-            "RATE_LIMIT_READ_LIMIT",
-            "RATE_LIMIT_KEYS_LIMIT",
-            "RATE_LIMIT_GROUP_LIMIT",
-            "RATE_LIMIT_JOIN_LIMIT",
-            "RATE_LIMIT_ACCOUNT_LIMIT",
-            "RATE_LIMIT_OPEN_LIMIT",
-            "MAX_CONNECTIONS_PER_ADDRESS",
-            "RATE_LIMIT_DEVICES_PER_IP",
-            "RATE_LIMIT_CONNECTION_LIMIT_PER_IP",
-            "RATE_LIMIT_CONNECTION_LIMIT_PER_USER",
-            "RATE_LIMIT_BLOCK_AFTER",
-            "REGISTER_LIMIT_PER_ADDRESS",
-            "FETCH_LIMIT_PER_PAIR",
-            "FETCH_LIMIT_PER_USER",
-            "FETCH_LIMIT_FOR_NEW_USERS",
-        ];
         command
             .current_dir(folder.path())
             .env_clear()
             .envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("RUST_LOG", "warn"), ("DATA_DIR", "data")])
             .envs([("MASTER_SECRET", secret()), ("TOKEN_SIGNING_KEY", secret())])
-            .envs(lifted.map(|name| (name, "1000000")))
+            .envs(PACES.into_iter().chain(OTHERS).map(|name| (name, PLENTY)))
             .env("MAX_PREKEYS", "1000")
             .env("WORKERS", options.workers.to_string())
             .env("ACCESS_TOKEN_TTL_SECONDS", "86400")

@@ -14,6 +14,7 @@ use tokio::{sync::Mutex, time::sleep};
 use super::script::{Fault, Ground, Harm, Place, Trouble};
 use crate::support::{
     faults::{PrivateRedis, authority, eventually, moved},
+    limits::PACES,
     process::RelayProcess,
     proxy::{Line, Proxy},
     relay::{Backend, TestRelay},
@@ -62,18 +63,6 @@ impl Node {
         self.settings.iter().map(|(name, value)| (*name, value.as_str())).collect()
     }
 }
-
-/// Budgets by which devices are limited.
-const UNLIMITED: [&str; 8] = [
-    "RATE_LIMIT_MESSAGE_LIMIT",
-    "RATE_LIMIT_ACK_LIMIT",
-    "RATE_LIMIT_READ_LIMIT",
-    "RATE_LIMIT_KEYS_LIMIT",
-    "RATE_LIMIT_GROUP_LIMIT",
-    "RATE_LIMIT_JOIN_LIMIT",
-    "RATE_LIMIT_ACCOUNT_LIMIT",
-    "RATE_LIMIT_OPEN_LIMIT",
-];
 
 /// The relays of one ground; histories are played on it one after the other.
 pub(super) struct World {
@@ -218,8 +207,8 @@ async fn node(ground: Ground, backend: &Backend, redis: Option<&PrivateRedis>) -
         ("MAX_DB_CONNECTIONS", "6".to_owned()),
         ("RUST_LOG", "error".to_owned()),
     ];
-    // Budgets are shared by nodes whose clocks agree about the minute, and these do not.
-    settings.extend(UNLIMITED.map(|name| (name, "0".to_owned())));
+    // A node also counts by its own clock what it takes, and these clocks jump.
+    settings.extend(PACES.map(|name| (name, "0".to_owned())));
     let (mut store, mut hot) = (None, None);
     if let (Some(database), Some(redis)) = (backend.database(), redis) {
         let to_store = Proxy::to(&authority(&database.url())).await;

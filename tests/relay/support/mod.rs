@@ -8,6 +8,7 @@ pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod faults;
 pub(crate) mod group_acts;
+pub(crate) mod limits;
 pub(crate) mod login;
 pub(crate) mod mls;
 pub(crate) mod mls_mothers;

@@ -18,7 +18,12 @@ use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use uuid::Uuid;
 
-use super::{database::Database, engine::NOON, mothers};
+use super::{
+    database::Database,
+    engine::NOON,
+    limits::{OTHERS, PACES, PLENTY},
+    mothers,
+};
 
 /// Settings as a test writes them.
 pub type Settings<'a> = &'a [(&'a str, &'a str)];
@@ -87,30 +92,10 @@ impl Backend {
             ("DATA_DIR", self.folder.path().display().to_string()),
         ];
         // Every test device calls from one address and is younger than a day: tests of the limits set their own.
-        let lifted = [
-            "RATE_LIMIT_MESSAGE_LIMIT",
-            "RATE_LIMIT_ACK_LIMIT",
-            "RATE_LIMIT_READ_LIMIT",
-            "RATE_LIMIT_KEYS_LIMIT",
-            "RATE_LIMIT_GROUP_LIMIT",
-            "RATE_LIMIT_JOIN_LIMIT",
-            "RATE_LIMIT_ACCOUNT_LIMIT",
-            "RATE_LIMIT_OPEN_LIMIT",
-            "MAX_CONNECTIONS_PER_ADDRESS",
-            "RATE_LIMIT_DEVICES_PER_IP",
-            "RATE_LIMIT_CONNECTION_LIMIT_PER_IP",
-            "RATE_LIMIT_CONNECTION_LIMIT_PER_USER",
-            "RATE_LIMIT_BLOCK_AFTER",
-            "REGISTER_LIMIT_PER_ADDRESS",
-            "LOGIN_LIMIT_PER_ADDRESS",
-            "REFRESH_LIMIT_PER_ADDRESS",
-            "FETCH_LIMIT_PER_PAIR",
-            "FETCH_LIMIT_PER_USER",
-            "FETCH_LIMIT_FOR_NEW_USERS",
-        ];
+        let lifted = PACES.into_iter().chain(OTHERS);
         let mut all: BTreeMap<_, _> =
             basic.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        all.extend(lifted.map(|name| (name.to_owned(), "1000000".to_owned())));
+        all.extend(lifted.map(|name| (name.to_owned(), PLENTY.to_owned())));
         all.extend(self.production.iter().flat_map(|production| production.settings.clone()));
         all.extend(own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         all
